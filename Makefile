@@ -1,0 +1,58 @@
+# Two commands matter: `make demo` and `make test`. Each sets up what it lacks.
+PYTHON ?= python3
+VENV ?= .venv
+UV_VERSION := 0.13.9
+ARGS ?=
+BIN := $(VENV)/bin
+export PYTHONDONTWRITEBYTECODE ?= 1
+
+.PHONY: demo up test test-fast check format lock setup bench clean help
+
+help: ## Say what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: setup ## The main job on this machine: a fleet, a balancer, load, the application
+	@exec $(BIN)/python manage.py demo $(ARGS)
+
+up: setup ## The application on this machine, with embedded services
+	@exec $(BIN)/python manage.py up $(ARGS)
+
+test: setup ## Every test: unit, integration, acceptance, browser
+	@$(BIN)/python -m tests.requirements
+	$(BIN)/python -m pytest -m "not browser" $(ARGS)
+	$(BIN)/python -m pytest -m browser $(ARGS)
+
+test-fast: setup ## The tests that need no server
+	$(BIN)/python -m pytest tests/unit $(ARGS)
+
+check: setup ## Linter, formatter, types, arrows between the rooms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Format the code and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: setup ## Pin names, versions and hashes of everything, without download addresses
+	$(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q -o requirements.txt
+	$(BIN)/uv pip compile pyproject.toml --extra local --extra dev --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q -o requirements-dev.txt
+
+bench: setup ## Engine against a minimal script, on the same fleet
+	$(BIN)/python -m tests.bench.rolling $(ARGS)
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Lockgate needs Python 3.11 or newer: install it, or name one with 'make PYTHON=python3.12'." >&2; exit 1; }
+	@echo "Setting up $(VENV): this takes some ten seconds, once." >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "Python's venv is missing: 'apt-get install python3-venv' on Debian and Ubuntu." >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) >&2
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.txt >&2
+	@touch $@
+
+clean: ## Forget the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,275 @@
+"""Every knob of a deployment, once: type, unit, default, limits, help text.
+
+The deploy form, the REST schema and the documentation are drawn from `KNOBS`.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# An integer from 1, or a percentage of the service's active instances such as "25%".
+Amount = int | str
+Value = int | float | bool | str
+
+PERCENT = re.compile(r"(100|[1-9]?[0-9])(\.[0-9]+)?%")
+STRATEGIES = ("rolling",)
+
+
+class PolicyError(ValueError):
+    """A policy was refused; `errors` maps each bad key to what would be right."""
+
+    def __init__(self, errors: Mapping[str, str]) -> None:
+        super().__init__("; ".join(f"{key}: {text}" for key, text in errors.items()))
+        self.errors = dict(errors)
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One key of a policy; `check` returns the value or raises ValueError with what is right."""
+
+    key: str
+    kind: str  # "number", "integer", "amount", "switch", "path" or "choice"
+    unit: str
+    default: Value
+    help: str
+    check: Callable[[Any], Value]
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    main: bool = False  # shown at once in the form; the rest is folded away
+
+
+def _number(key: str, default: float, low: float, high: float, text: str, **more: Any) -> Knob:
+    def check(value: Any) -> Value:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
+        if not low <= value <= high:
+            raise ValueError(f"must be from {low:g} to {high:g} seconds")
+        return value
+
+    return Knob(key, "number", "s", default, text, check, low, high, **more)
+
+
+def _integer(key: str, default: int, low: int, high: int, text: str) -> Knob:
+    def check(value: Any) -> Value:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return value
+
+    return Knob(key, "integer", "", default, text, check, low, high)
+
+
+def _percent(key: str, default: float, text: str) -> Knob:
+    def check(value: Any) -> Value:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
+            raise ValueError("must be a percentage from 0 to 100, as a number")
+        return value
+
+    return Knob(key, "number", "%", default, text, check, 0, 100)
+
+
+def _amount(key: str, default: Amount, text: str) -> Knob:
+    def check(value: Any) -> Value:
+        whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 10_000
+        share = isinstance(value, str) and PERCENT.fullmatch(value) and float(value[:-1]) > 0
+        if not whole and not share:
+            raise ValueError('must be a whole number from 1, or a percentage such as "25%"')
+        return value  # type: ignore[no-any-return]
+
+    return Knob(key, "amount", "instances", default, text, check, main=True)
+
+
+def _switch(key: str, default: bool, text: str, **more: Any) -> Knob:
+    def check(value: Any) -> Value:
+        if not isinstance(value, bool):
+            raise ValueError("must be true or false")
+        return value
+
+    return Knob(key, "switch", "", default, text, check, **more)
+
+
+def _path(key: str, default: str, text: str) -> Knob:
+    # Only a path: the host comes from the inventory, whatever is typed here.
+    shape = re.compile(r"/(?!/)[A-Za-z0-9._~!$&'()*+,;=:@%/?-]{0,254}")
+
+    def check(value: Any) -> Value:
+        if not isinstance(value, str) or not shape.fullmatch(value):
+            raise ValueError("must be a path that begins with one /, such as /health")
+        return value
+
+    return Knob(key, "path", "", default, text, check)
+
+
+def _choice(key: str, default: str, choices: tuple[str, ...], text: str) -> Knob:
+    def check(value: Any) -> Value:
+        if value not in choices:
+            raise ValueError(f"must be one of: {', '.join(choices)}")
+        return str(value)
+
+    return Knob(key, "choice", "", default, text, check, choices=choices)
+
+
+HOUR = 3600
+DAY = 24 * HOUR
+
+KNOBS: tuple[Knob, ...] = (
+    _choice("strategy", "rolling", STRATEGIES, "How the fleet is changed."),
+    _amount("batch_size", 2, "Instances changed at once; a percentage is rounded down."),
+    _amount(
+        "max_unavailable",
+        2,
+        "Instances out of rotation at any instant, those already out before the start included.",
+    ),
+    _number("batch_pause", 10, 0, DAY, "Wait between batches.", main=True),
+    _number(
+        "drain_timeout",
+        30,
+        0,
+        HOUR,
+        "Longest wait for open sessions; the drain ends as soon as the balancer reports none.",
+        main=True,
+    ),
+    _number("update_timeout", 300, 1, DAY, "Longest run of the driver on one instance."),
+    _path("health_check_path", "/health", "Where an instance says whether it is well."),
+    _number("health_check_timeout", 5, 0.05, 300, "One probe, from connect to last byte."),
+    _integer(
+        "health_check_retries", 3, 1, 1000, "Bad answers in a row before an instance has failed."
+    ),
+    _number(
+        "health_check_interval",
+        1,
+        0.05,
+        300,
+        "Between probes of an instance that answered badly; sooner while nothing listens yet.",
+    ),
+    _number(
+        "min_healthy_time", 0, 0, HOUR, "Unbroken run of good answers before it counts as healthy."
+    ),
+    _number(
+        "healthy_deadline",
+        60,
+        0.1,
+        DAY,
+        "From the end of the update to healthy; nothing listening yet is no bad answer until then.",
+    ),
+    _number(
+        "progress_deadline",
+        600,
+        1,
+        7 * DAY,
+        "Without one more healthy instance for so long the deployment fails; never while paused.",
+    ),
+    _switch("auto_rollback", True, "Go back to the old versions by itself.", main=True),
+    _percent(
+        "rollback_threshold", 10, "Roll back when failed / updated x 100 is greater than this."
+    ),
+    _switch(
+        "verify_version",
+        True,
+        "The instance must report the deployed version, where the service says how it reports one.",
+    ),
+    _number("slow_start", 0, 0, HOUR, "Ramp of the weight once it is back in rotation."),
+    _switch(
+        "allow_downtime", False, "Allow a service with a single instance to be down meanwhile."
+    ),
+    _switch(
+        "allow_same_version", False, "Deploy again what every instance already runs (a restart)."
+    ),
+)
+BY_KEY = {knob.key: knob for knob in KNOBS}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The knobs of one deployment, frozen when it starts. Times in seconds."""
+
+    strategy: str
+    batch_size: Amount
+    max_unavailable: Amount
+    batch_pause: float
+    drain_timeout: float
+    update_timeout: float
+    health_check_path: str
+    health_check_timeout: float
+    health_check_retries: int
+    health_check_interval: float
+    min_healthy_time: float
+    healthy_deadline: float
+    progress_deadline: float
+    auto_rollback: bool
+    rollback_threshold: float
+    verify_version: bool
+    slow_start: float
+    allow_downtime: bool
+    allow_same_version: bool
+
+
+def resolve(amount: Amount, total: int) -> int:
+    """Return `amount` as instances of `total`: a percentage is rounded down, at least 1."""
+    if isinstance(amount, str):
+        return max(1, int(total * float(amount[:-1]) / 100))
+    return amount
+
+
+def defaults() -> dict[str, Value]:
+    """Return every key with its default."""
+    return {knob.key: knob.default for knob in KNOBS}
+
+
+def check_keys(raw: Mapping[str, Any]) -> dict[str, Value]:
+    """Return the known, well-typed keys of `raw`; raise PolicyError naming all that are not."""
+    errors: dict[str, str] = {}
+    values: dict[str, Value] = {}
+    for key, value in raw.items():
+        knob = BY_KEY.get(key)
+        if knob is None:
+            errors[str(key)[:64]] = f"is no key of a policy; there are: {', '.join(BY_KEY)}"
+            continue
+        try:
+            values[key] = knob.check(value)
+        except ValueError as error:
+            errors[key] = str(error)
+    if errors:
+        raise PolicyError(errors)
+    return values
+
+
+def parse(*layers: Mapping[str, Any], total: int | None = None) -> Policy:
+    """Return the policy made of the defaults and `layers`, the later ones over the earlier.
+
+    `total` is the number of active instances, which percentages refer to; without it they
+    are not compared. Raises PolicyError with every bad key at once.
+    """
+    errors: dict[str, str] = {}
+    values = defaults()
+    for layer in layers:
+        try:
+            values.update(check_keys(layer))
+        except PolicyError as error:
+            errors.update(error.errors)
+    errors = {**_conflicts(values, total), **errors}
+    if errors:
+        raise PolicyError(errors)
+    return Policy(**values)  # type: ignore[arg-type]
+
+
+def _conflicts(values: Mapping[str, Any], total: int | None) -> dict[str, str]:
+    """Return what is impossible among values that are well-typed one by one."""
+    errors: dict[str, str] = {}
+    if values["healthy_deadline"] > values["progress_deadline"]:
+        errors["healthy_deadline"] = (
+            f"must not be greater than progress_deadline ({values['progress_deadline']:g} s)"
+        )
+    if values["min_healthy_time"] >= values["healthy_deadline"]:
+        errors["min_healthy_time"] = (
+            f"must be less than healthy_deadline ({values['healthy_deadline']:g} s)"
+        )
+    batch, limit = values["batch_size"], values["max_unavailable"]
+    comparable = total is not None or (isinstance(batch, int) and isinstance(limit, int))
+    if comparable and resolve(batch, total or 0) > resolve(limit, total or 0):
+        errors["batch_size"] = (
+            f"is a batch of {resolve(batch, total or 0)}, larger than max_unavailable "
+            f"({resolve(limit, total or 0)}); lower the one or raise the other"
+        )
+    return errors

@@ -1,0 +1,140 @@
+"""All that the engine may touch. Adapters implement these; the simulation does too.
+
+Every call is idempotent and cancellable: cancelled or past its deadline it ends what it
+began (a driver with all the children of its process) before it returns.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from rollouts.facts import Answer, BalancerReport, Instance, Rollout, Step
+from rollouts.states import DeploymentStatus, TargetStatus
+
+
+class BalancerError(Exception):
+    """The balancer refused, or its answer was not what was asked for. Not worth repeating."""
+
+
+class BalancerUnreachable(BalancerError):
+    """No answer in time: whether the command took effect is unknown. Worth repeating."""
+
+
+class DriverError(Exception):
+    """The driver failed on an instance; the message says how, in words for the screen."""
+
+
+class Balancer(Protocol):
+    """Steers traffic. Each call is bounded to some 2 s and verified by reading back."""
+
+    async def report(self) -> BalancerReport:
+        """Return every server of the backend; raise BalancerError."""
+        ...
+
+    async def drain(self, server: str) -> None:
+        """Give no new session to `server`, and return once the balancer says so."""
+        ...
+
+    async def ready(self, server: str) -> None:
+        """Put `server` back in rotation, and return once the balancer says it takes traffic."""
+        ...
+
+    async def set_weight(self, server: str, percent: int) -> None:
+        """Give `server` this share (0 to 100) of its configured weight; verified."""
+        ...
+
+    async def cut(self, server: str) -> None:
+        """End the open sessions of `server`."""
+        ...
+
+
+class Driver(Protocol):
+    """Gives an instance a version. `output` takes text for the deployment's log."""
+
+    async def prepare(
+        self, instance: Instance, version: str, output: Callable[[str], None]
+    ) -> None:
+        """Fetch what the update will need, changing nothing that runs; raise DriverError."""
+        ...
+
+    async def update(self, instance: Instance, version: str, output: Callable[[str], None]) -> None:
+        """Make `instance` run `version`; return when that was done, raise DriverError if not."""
+        ...
+
+
+class Probe(Protocol):
+    """Asks an instance directly, never through the balancer."""
+
+    async def ask(self, instance: Instance) -> Answer:
+        """Return what the instance answers, its version included where the service says how.
+
+        Never raises for what an instance does; bounded by the policy's health_check_timeout.
+        """
+        ...
+
+    @property
+    def reports_version(self) -> bool:
+        """Whether the service says how an instance reports its version."""
+        ...
+
+
+class Clock(Protocol):
+    """The time. Waiting is asyncio's own, so that a simulated loop can skip it."""
+
+    def now(self) -> float:
+        """Return seconds since the Unix epoch."""
+        ...
+
+
+class Journal(Protocol):
+    """The only writer of a status. Each call is one transaction: the change and its event."""
+
+    async def read(self) -> Rollout:
+        """Return the deployment as it is stored."""
+        ...
+
+    async def move(self, status: DeploymentStatus, reason: str) -> None:
+        """Move the deployment to `status`; `reason` is a sentence for people."""
+        ...
+
+    async def begin_way_back(
+        self, steps: Sequence[Step], ends_as: DeploymentStatus, reason: str
+    ) -> None:
+        """Store the way back and move to rolling_back, in one transaction."""
+        ...
+
+    async def step(self, cursor: int, waiting_until: float | None, message: str) -> None:
+        """Make `cursor` the step that is next, to be waited for until `waiting_until`."""
+        ...
+
+    async def target(
+        self,
+        name: str,
+        status: TargetStatus,
+        message: str,
+        *,
+        error: str = "",
+        touched: bool = False,
+        version: str | None = None,
+    ) -> None:
+        """Move one target; `version` is what was verified on the instance, if anything was."""
+        ...
+
+    async def check(self, name: str, answer: Answer, message: str) -> None:
+        """Record what a probe heard."""
+        ...
+
+    async def sessions(self, name: str, sessions: int) -> None:
+        """Record how many sessions a draining target still has."""
+        ...
+
+    async def output(self, name: str, text: str) -> None:
+        """Record output of the driver."""
+        ...
+
+    async def traffic(self, report: BalancerReport) -> None:
+        """Record what clients got so far, and each version's share of the set weights."""
+        ...
+
+    async def note(self, message: str, name: str = "") -> None:
+        """Record something worth telling that changes no state."""
+        ...
