@@ -4,7 +4,7 @@ Times are seconds: `now`, `at` and deadlines since the Unix epoch, the rest dura
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from rollouts.policy import Policy
@@ -110,6 +110,7 @@ class Wish(StrEnum):
     CANCEL_STOP = "stop"
     CANCEL_ROLL_BACK = "roll_back"
     PAUSE = "pause"
+    RESUME = "resume"
     ROLL_BACK = "rollback"
 
 
@@ -117,7 +118,8 @@ class Wish(StrEnum):
 class Target:
     """One instance's part in one deployment.
 
-    `touched` says that an update to the new version was begun, whatever became of it.
+    `touched` says that an update to the new version was begun, whatever became of it;
+    `returning` that its way back was begun.
     """
 
     instance: Instance
@@ -126,6 +128,7 @@ class Target:
     old_version: str
     new_version: str
     touched: bool = False
+    returning: bool = False
     error: str = ""
 
 
@@ -148,7 +151,6 @@ class Rollout:
     wish: Wish | None = None
     wish_by: str = ""
     reason: str = ""
-    traffic_base: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def going_back(self) -> bool:
@@ -166,6 +168,16 @@ class Rollout:
             if target.instance.name == name:
                 return target
         raise KeyError(name)
+
+    def settled(self, target: Target) -> bool:
+        """Whether nothing more is to be done with `target` in the direction followed now.
+
+        Whoever failed on the way back stays held out: it is tried once.
+        """
+        if self.going_back:
+            failed = target.status is TargetStatus.FAILED and target.returning
+            return failed or target.status is TargetStatus.ROLLED_BACK
+        return target.status in {TargetStatus.HEALTHY, TargetStatus.FAILED}
 
     def wanted(self, target: Target) -> str:
         """Return the version that `target` should run in the direction followed now."""

@@ -1,0 +1,24 @@
+"""Balancers by kind. To add one: a module with a class that implements ports.Balancer, and a row.
+
+A maker takes the settings of a service, does no I/O and raises SettingsError with all that
+is wrong about them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rollouts import adapters
+from rollouts.balancers.haproxy import HAProxy
+from rollouts.ports import Balancer
+
+KINDS: Mapping[str, adapters.Maker[Balancer]] = {"haproxy": HAProxy.from_settings}
+
+
+def check(raw: Mapping[str, Any]) -> None:
+    """Raise SettingsError naming every bad, unknown and missing key of `raw`."""
+    make(raw)
+
+
+def make(raw: Mapping[str, Any]) -> Balancer:
+    """Return the balancer that the settings `raw` describe; raise SettingsError."""
+    return adapters.make(KINDS, raw)

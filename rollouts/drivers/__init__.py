@@ -1,0 +1,24 @@
+"""Drivers by kind. To add one: a module with a class that implements ports.Driver, and a row.
+
+A maker takes the settings of a service, does no I/O and raises SettingsError with all that
+is wrong about them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rollouts import adapters
+from rollouts.drivers.command import Command
+from rollouts.ports import Driver
+
+KINDS: Mapping[str, adapters.Maker[Driver]] = {"command": Command.from_settings}
+
+
+def check(raw: Mapping[str, Any]) -> None:
+    """Raise SettingsError naming every bad, unknown and missing key of `raw`."""
+    make(raw)
+
+
+def make(raw: Mapping[str, Any]) -> Driver:
+    """Return the driver that the settings `raw` describe; raise SettingsError."""
+    return adapters.make(KINDS, raw)

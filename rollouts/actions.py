@@ -1,0 +1,360 @@
+"""What a person may ask: plan, start, cancel, pause, resume, promote, roll back.
+
+Pages, REST and commands call these alike. What is refused changes nothing and starts nothing.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from asgiref.sync import async_to_sync
+from django.contrib.auth.models import AbstractBaseUser
+from django.db import IntegrityError, transaction
+
+from rollouts import balancers, jobs, journal, planning
+from rollouts.facts import Answer, BalancerReport, Wish
+from rollouts.models import Deployment, Instance, Service, Target
+from rollouts.policy import Policy, PolicyError, parse
+from rollouts.ports import BalancerError
+from rollouts.states import ACTIVE, TERMINAL, DeploymentStatus
+from rollouts.validators import VERSION, VERSION_HINT
+
+LOOK_TIMEOUT = 2.0  # seconds that a look at the fleet may take before a start
+TYPICAL_BATCH_SECONDS = 5.0  # expected of a batch as long as no deployment has been measured
+MODES = {"stop": Wish.CANCEL_STOP, "roll_back": Wish.CANCEL_ROLL_BACK}
+
+
+class Refused(ValueError):
+    """What was asked is wrong; `errors` maps each key to what would be right."""
+
+    def __init__(self, errors: Mapping[str, str]) -> None:
+        super().__init__("; ".join(f"{key}: {text}" for key, text in errors.items()))
+        self.errors = dict(errors)
+
+
+class NotFound(LookupError):
+    """There is no such service or deployment."""
+
+
+class Conflict(Exception):
+    """What was asked does not fit the state; `deployment_id` names what is in the way, if any."""
+
+    def __init__(self, message: str, deployment_id: str = "") -> None:
+        super().__init__(message)
+        self.deployment_id = deployment_id
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A plan and what it was made of. `expected_seconds` is about what it will take."""
+
+    service: Service
+    version: str
+    policy: Policy
+    plan: planning.Plan
+    warnings: tuple[str, ...]
+    expected_seconds: float
+
+    @property
+    def least_in_service(self) -> int:
+        """Return how many instances are in rotation at least, at any instant."""
+        return max(0, self.plan.total - self.plan.limit)
+
+
+def service_named(name: str) -> Service:
+    """Return the service; raise NotFound."""
+    try:
+        return Service.objects.get(name=name)
+    except Service.DoesNotExist:
+        known = ", ".join(Service.objects.values_list("name", flat=True)[:10])
+        raise NotFound(f"There is no service {name!r}. Known: {known or 'none yet'}.") from None
+
+
+def deployment_with(deployment_id: str) -> Deployment:
+    """Return the deployment; raise NotFound."""
+    try:
+        return Deployment.objects.select_related("service").get(pk=deployment_id)
+    except Deployment.DoesNotExist:
+        raise NotFound(f"There is no deployment {deployment_id!r}.") from None
+
+
+def plan(service: Service, version: str, policy: Mapping[str, Any] | None = None) -> Draft:
+    """Return what a deployment of `version` would do. Changes nothing.
+
+    Looks at the balancer and at every active instance. Raises Refused with every bad key.
+    """
+    instances = list(service.instances.filter(active=True))
+    errors: dict[str, str] = {}
+    if not VERSION.fullmatch(version):
+        errors["version"] = VERSION_HINT
+    try:
+        frozen = parse(service.policy, policy or {}, total=len(instances))
+    except PolicyError as error:
+        raise Refused({**errors, **error.errors}) from None
+    if errors:
+        raise Refused(errors)
+    observed, warnings = _look(service, instances, frozen)
+    try:
+        made = planning.plan(version, observed, frozen)
+    except planning.Refused as error:
+        raise Refused(error.errors) from None
+    seconds = planning.expected_seconds(made, frozen, _batch_seconds(service))
+    return Draft(service, version, frozen, made, (*warnings, *made.warnings), seconds)
+
+
+def _look(
+    service: Service, instances: Sequence[Instance], policy: Policy
+) -> tuple[list[planning.Observed], list[str]]:
+    """Return every instance as it is now; raise Refused where the balancer lacks a server."""
+    adapters = jobs.adapters_of(service)
+    report, answers = async_to_sync(_ask_all)(adapters, instances, policy)
+    warnings: list[str] = []
+    if report is None:
+        warnings.append("The balancer does not answer from here; the worker will ask it again.")
+    elif missing := [one.server for one in instances if one.server not in report.servers]:
+        raise Refused(
+            {
+                "balancer": f"does not know {planning.names(missing)}; add them to its backend "
+                f"{service.balancer.get('backend', '')!r} or correct the inventory"
+            }
+        )
+    observed = [
+        planning.Observed(
+            instance=instance.fact(),
+            version=answer.version or instance.version,
+            healthy=answer.ok,
+            serving=report.servers[instance.server].serving if report else None,
+        )
+        for instance, answer in zip(instances, answers, strict=True)
+    ]
+    return observed, warnings
+
+
+async def _ask_all(
+    adapters: Mapping[str, Any], instances: Sequence[Instance], policy: Policy
+) -> tuple[BalancerReport | None, list[Answer]]:
+    async with jobs.probe_of(adapters, policy) as probe:
+
+        async def ask(instance: Instance) -> Answer:
+            try:
+                async with asyncio.timeout(LOOK_TIMEOUT):
+                    return await probe.ask(instance.fact())
+            except TimeoutError:
+                return Answer(0.0, ok=False, error=f"no answer within {LOOK_TIMEOUT:g} s")
+
+        async def report() -> BalancerReport | None:
+            try:
+                return await balancers.make(adapters["balancer"]).report()
+            except BalancerError:
+                return None
+
+        heard, *answers = await asyncio.gather(report(), *(ask(one) for one in instances))
+    return heard, answers  # type: ignore[return-value]
+
+
+def _batch_seconds(service: Service) -> float:
+    """Return the median seconds that a batch took in the last five completed deployments."""
+    took: list[float] = []
+    completed = service.deployments.filter(status=DeploymentStatus.COMPLETED)
+    for deployment in completed.order_by("-completed_at")[:5]:
+        if deployment.completed_at is None or deployment.started_at is None:
+            continue
+        steps = planning.steps_from_json(deployment.plan)
+        batches = sum(isinstance(step, planning.Change) for step in steps)
+        pauses = sum(step.seconds for step in steps if isinstance(step, planning.Pause))
+        policy = deployment.policy
+        fixed = pauses + batches * (policy["min_healthy_time"] + policy["slow_start"])
+        total = (deployment.completed_at - deployment.started_at).total_seconds()
+        took.append(max(0.1, total - fixed) / max(1, batches))
+    return sorted(took)[len(took) // 2] if took else TYPICAL_BATCH_SECONDS
+
+
+def start(
+    service: Service,
+    version: str,
+    *,
+    by: str,
+    user: AbstractBaseUser | None = None,
+    policy: Mapping[str, Any] | None = None,
+    note: str = "",
+    idempotency_key: str = "",
+) -> Deployment:
+    """Store a deployment and hand it to a worker. The same `idempotency_key` gives the same one.
+
+    Raises Refused with every bad key, Conflict where the service is locked or another
+    deployment is active.
+    """
+    if (same := _same(service, idempotency_key)) is not None:
+        return same
+    _check_free(service)
+    draft = plan(service, version, policy)
+    versions = [one.version for batch in draft.plan.batches for one in batch]
+    deployment = Deployment(
+        service=service,
+        version=version,
+        previous_version=max(versions, key=versions.count),
+        strategy=draft.policy.strategy,
+        policy=journal.policy_json(draft.policy),
+        adapters=jobs.adapters_of(service),
+        plan=planning.steps_to_json(draft.plan.steps),
+        note=note[:500],
+        user=user,
+        started_by=by,
+        idempotency_key=idempotency_key,
+    )
+    try:
+        with transaction.atomic():
+            journal.create(
+                deployment,
+                _targets(deployment, draft),
+                f"{by} asked for {version} on {draft.plan.total} instances of {service.name}.",
+            )
+            transaction.on_commit(lambda: jobs.enqueue(deployment.id) and None)
+    except IntegrityError:
+        # A double click, or somebody else in the same moment.
+        if (same := _same(service, idempotency_key)) is not None:
+            return same
+        _check_free(service)
+        raise
+    return deployment
+
+
+def _same(service: Service, idempotency_key: str) -> Deployment | None:
+    if not idempotency_key:
+        return None
+    return service.deployments.filter(idempotency_key=idempotency_key).first()
+
+
+def _check_free(service: Service) -> None:
+    """Raise Conflict where the service is locked or another deployment is active."""
+    active = service.deployments.filter(status__in=[status.value for status in ACTIVE]).first()
+    if active is not None:
+        raise Conflict(
+            f"{active.id} ({active.version}, {active.status}, started by {active.started_by}) "
+            f"is active on {service.name}; wait for its end or stop it first.",
+            active.id,
+        )
+    if service.lock_holds:
+        who = f" by {service.locked_by}" if service.locked_by else ""
+        why = f": {service.lock_reason}" if service.lock_reason else ""
+        until = f" until {service.locked_until:%Y-%m-%d %H:%M} UTC" if service.locked_until else ""
+        raise Conflict(f"{service.name} is locked{who}{until}{why}.")
+
+
+def _targets(deployment: Deployment, draft: Draft) -> list[Target]:
+    rows = {one.name: one for one in draft.service.instances.filter(active=True)}
+    targets: list[Target] = []
+    for batch, members in enumerate(draft.plan.batches, 1):
+        for observed in members:
+            where = observed.instance
+            targets.append(
+                Target(
+                    deployment=deployment,
+                    instance=rows.get(where.name),
+                    name=where.name,
+                    hostname=where.hostname,
+                    port=where.port,
+                    server=where.server,
+                    slot=where.slot,
+                    zone=where.zone,
+                    batch=batch,
+                    position=len(targets),
+                    old_version=observed.version,
+                    new_version=deployment.version,
+                )
+            )
+    return targets
+
+
+def cancel(deployment_id: str, mode: str, *, by: str, seen: str = "") -> Deployment:
+    """Stop a deployment: `mode` "stop" leaves what is done, "roll_back" brings all back.
+
+    One that nobody has started yet ends at once, whether or not a worker is alive. On the
+    way back it has no effect. `seen` is the status that the asker acted on. Raises Conflict
+    where it has ended, or where it is no longer as it was seen.
+    """
+    if mode not in MODES:
+        raise Refused({"mode": f"must be one of: {', '.join(MODES)}"})
+    with transaction.atomic():
+        deployment = _held(deployment_id, seen)
+        if deployment.status == DeploymentStatus.PENDING:
+            reason = f"Stopped by {by} before anything was touched."
+            return journal.move_now(deployment.id, DeploymentStatus.CANCELLED, reason)
+        if deployment.status == DeploymentStatus.ROLLING_BACK:
+            told = f"{by} asked to stop; it is on the way back already, which goes on."
+            return journal.record_wish(deployment.id, _wish(deployment), deployment.wish_by, told)
+        words = "stop here" if mode == "stop" else "stop and roll back"
+        return journal.record_wish(deployment.id, MODES[mode], by, f"{by} asked to {words}.")
+
+
+def roll_back(deployment_id: str, *, by: str, seen: str = "") -> Deployment:
+    """Bring every instance back to its old version; the deployment ends rolled_back."""
+    allowed = {DeploymentStatus.IN_PROGRESS, DeploymentStatus.PAUSED}
+    with transaction.atomic():
+        _in_status(_held(deployment_id, seen), allowed, "rolled back")
+        return journal.record_wish(
+            deployment_id, Wish.ROLL_BACK, by, f"{by} asked to roll back."
+        )
+
+
+def pause(deployment_id: str, *, by: str, seen: str = "") -> Deployment:
+    """Let the batch under way end, and wait until it is resumed."""
+    allowed = {DeploymentStatus.PENDING, DeploymentStatus.IN_PROGRESS}
+    with transaction.atomic():
+        deployment = _held(deployment_id, seen)
+        _in_status(deployment, allowed, "paused")
+        _refuse_while_ending(deployment)
+        return journal.record_wish(deployment_id, Wish.PAUSE, by, f"{by} asked to pause.")
+
+
+def resume(deployment_id: str, *, by: str, seen: str = "") -> Deployment:
+    """Go on after a pause, or take back a pause that has not begun."""
+    with transaction.atomic():
+        deployment = _held(deployment_id, seen)
+        if deployment.status != DeploymentStatus.PAUSED and deployment.wish != Wish.PAUSE:
+            raise Conflict(f"{deployment_id} is {deployment.status}, not paused.", deployment_id)
+        _refuse_while_ending(deployment)
+        paused = deployment.status == DeploymentStatus.PAUSED
+        wish = Wish.RESUME if paused else None
+        return journal.record_wish(deployment_id, wish, by, f"{by} asked to resume.")
+
+
+def promote(deployment_id: str, *, by: str) -> Deployment:
+    """Go past a step that waits for approval; raise Conflict where none does."""
+    deployment = _held(deployment_id, "")
+    raise Conflict(f"{deployment.id} waits for no approval.", deployment.id)
+
+
+def _wish(deployment: Deployment) -> Wish | None:
+    return Wish(deployment.wish) if deployment.wish else None
+
+
+def _held(deployment_id: str, seen: str) -> Deployment:
+    """Return the deployment, locked where in a transaction; raise NotFound or Conflict."""
+    with transaction.atomic():
+        try:
+            deployment = journal.locked(deployment_id)
+        except Deployment.DoesNotExist:
+            raise NotFound(f"There is no deployment {deployment_id!r}.") from None
+    if DeploymentStatus(deployment.status) in TERMINAL:
+        raise Conflict(f"{deployment_id} has ended: {deployment.status}.", deployment_id)
+    if seen and seen != deployment.status:
+        raise Conflict(
+            f"{deployment_id} was {seen} when you looked and is {deployment.status} now; "
+            "look again and repeat it if you still want to.",
+            deployment_id,
+        )
+    return deployment
+
+
+def _in_status(deployment: Deployment, allowed: set[DeploymentStatus], what: str) -> None:
+    if DeploymentStatus(deployment.status) not in allowed:
+        raise Conflict(
+            f"{deployment.id} is {deployment.status} and can't be {what}.", deployment.id
+        )
+
+
+def _refuse_while_ending(deployment: Deployment) -> None:
+    if deployment.wish in {Wish.CANCEL_STOP, Wish.CANCEL_ROLL_BACK, Wish.ROLL_BACK}:
+        raise Conflict(f"{deployment.id} is being stopped by {deployment.wish_by}.", deployment.id)

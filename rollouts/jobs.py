@@ -1,0 +1,104 @@
+"""Where RQ enters: real adapters wired to the engine. A job is just another caller.
+
+The queue carries hints: what a job does is decided by what PostgreSQL holds when it runs.
+"""
+
+import asyncio
+import logging
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import django_rq
+from django.db import connection
+from redis.exceptions import RedisError
+
+from rollouts import balancers, drivers, journal
+from rollouts.change import Ports
+from rollouts.engine import Engine
+from rollouts.models import Deployment, Service
+from rollouts.policy import Policy
+from rollouts.probes import HttpProbe, VersionSource
+
+log = logging.getLogger(__name__)
+
+QUEUE = "default"
+LOCK_SPACE = 0x10C6  # keeps our advisory locks apart from anybody else's
+
+
+class WallClock:
+    """The time of this machine."""
+
+    def now(self) -> float:
+        return time.time()
+
+
+def adapters_of(service: Service) -> dict[str, Any]:
+    """Return the settings of the adapters of `service`, to be frozen with a deployment."""
+    return {
+        "driver": service.driver,
+        "balancer": service.balancer,
+        "version_source": service.version_source,
+    }
+
+
+def probe_of(adapters: Mapping[str, Any], policy: Policy) -> HttpProbe:
+    """Return the probe that frozen settings describe; it is an async context manager."""
+    source = adapters["version_source"]
+    return HttpProbe(VersionSource.parse(source) if source else None, policy, time.time)
+
+
+def enqueue(deployment_id: str) -> bool:
+    """Give a worker the hint to drive the deployment; return whether the queue took it."""
+    try:
+        django_rq.get_queue(QUEUE).enqueue(drive, deployment_id, result_ttl=0)
+    except RedisError as error:
+        log.warning("%s is saved, but the queue is out of reach: %s", deployment_id, error)
+        return False
+    return True
+
+
+def drive(deployment_id: str) -> None:
+    """Drive the deployment to its end; do nothing where somebody else does."""
+    with _driving(deployment_id) as mine:
+        if mine:
+            asyncio.run(_drive(deployment_id))
+        else:
+            log.info("%s is driven by another worker already", deployment_id)
+    for flush in journal.flushes:
+        flush()
+
+
+async def _drive(deployment_id: str) -> None:
+    deployment = await Deployment.objects.aget(pk=deployment_id)
+    policy = Policy(**deployment.policy)
+    adapters = deployment.adapters
+    async with probe_of(adapters, policy) as probe:
+        ports = Ports(
+            journal=journal.DjangoJournal(deployment_id),
+            balancer=balancers.make(adapters["balancer"]),
+            driver=drivers.make(adapters["driver"]),
+            probe=probe,
+            clock=WallClock(),
+        )
+        await Engine(ports).run()
+
+
+@contextmanager
+def _driving(deployment_id: str) -> Iterator[bool]:
+    """Hold the advisory lock of the deployment; yield whether it was free.
+
+    It is held on this thread's own connection, apart from the journal's, and is free again
+    as soon as this process is gone.
+    """
+    key = zlib.crc32(deployment_id.encode()) - 2**31
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", [LOCK_SPACE, key])
+        mine = bool(cursor.fetchone()[0])
+        try:
+            yield mine
+        finally:
+            if mine:
+                cursor.execute("SELECT pg_advisory_unlock(%s, %s)", [LOCK_SPACE, key])

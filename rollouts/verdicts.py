@@ -1,0 +1,321 @@
+"""Pure: what is known and the time to a decision that carries its reason."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from rollouts import planning
+from rollouts.facts import Answer, Change, Rollout, Step, Target, Wish
+from rollouts.policy import Policy
+from rollouts.states import IN_FLIGHT, TERMINAL, DeploymentStatus, TargetStatus
+
+D = DeploymentStatus
+T = TargetStatus
+
+NOT_LISTENING_INTERVAL = 0.05  # seconds between probes while nothing listens yet
+
+
+# Of one instance after its update.
+
+
+@dataclass(frozen=True)
+class Healthy:
+    """It may go back into rotation."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Unhealthy:
+    """It has failed."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class AskAgain:
+    """Not decided: probe again after `seconds`."""
+
+    seconds: float
+    reason: str
+
+
+def judge(answer: Answer, wanted: str | None) -> Answer:
+    """Return `answer`, made a bad one where it reports another version than `wanted`."""
+    if not answer.ok or wanted is None or answer.version == wanted:
+        return answer
+    said = f"reports {answer.version}" if answer.version else "reports no version"
+    return Answer(
+        answer.at,
+        ok=False,
+        code=answer.code,
+        latency_ms=answer.latency_ms,
+        version=answer.version,
+        error=f"{said} instead of {wanted}",
+    )
+
+
+def health(
+    answers: Sequence[Answer], since: float, now: float, policy: Policy
+) -> Healthy | Unhealthy | AskAgain:
+    """Decide on the answers heard since the update ended at `since`.
+
+    Nothing listening is no bad answer before `healthy_deadline`, but it breaks a run of good
+    ones; `health_check_retries` bad ones in a row, or the deadline, are failure.
+    """
+    last = answers[-1] if answers else None
+    if last is not None and last.ok:
+        run = _run(answers, good=True)
+        if last.at - run[0].at >= policy.min_healthy_time:
+            return Healthy(_healthy_words(last, len(run), last.at - since))
+    bad = [answer for answer in _run(answers, good=False) if answer.listening]
+    if len(bad) >= policy.health_check_retries:
+        return Unhealthy(
+            f"check {len(bad)} of {policy.health_check_retries} failed: {describe(bad[-1])}"
+        )
+    left = since + policy.healthy_deadline - now
+    if left <= 0:
+        heard = describe(last) if last is not None else "no answer"
+        return Unhealthy(
+            f"not healthy within {policy.healthy_deadline:g} s (healthy_deadline); last: {heard}"
+        )
+    if last is None:
+        return AskAgain(0, "not asked yet")
+    if not last.listening:
+        return AskAgain(min(left, NOT_LISTENING_INTERVAL, policy.health_check_interval), "starting")
+    pause = policy.health_check_interval
+    if last.ok:
+        # Not later than the moment at which the run is long enough.
+        pause = min(pause, max(0.0, run[0].at + policy.min_healthy_time - now))
+    return AskAgain(min(left, pause), describe(last))
+
+
+def _run(answers: Sequence[Answer], *, good: bool) -> list[Answer]:
+    """Return the answers at the end that are all good, or all not."""
+    run: list[Answer] = []
+    for answer in reversed(answers):
+        if answer.ok is not good:
+            break
+        run.insert(0, answer)
+    return run
+
+
+def _healthy_words(last: Answer, count: int, seconds: float) -> str:
+    version = f", reports {last.version}" if last.version else ""
+    return f"healthy after {max(seconds, 0):.1f} s ({count} good in a row{version})"
+
+
+def describe(answer: Answer) -> str:
+    """Return `answer` in words: the status, the error, the time it took."""
+    took = "" if answer.latency_ms is None else f" in {answer.latency_ms:.0f} ms"
+    if answer.ok:
+        return f"{answer.code}{took}"
+    if answer.code is not None and str(answer.code) not in answer.error:
+        return f"{answer.code}, {answer.error}{took}" if answer.error else f"{answer.code}{took}"
+    return f"{answer.error}{took}"
+
+
+# Of the whole deployment.
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Look at the fleet and start."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Take:
+    """Do this step, which is number `cursor`."""
+
+    cursor: int
+    step: Step
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Wait for a person."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class MoveTo:
+    """Move to a status that ends nothing: paused, or going on."""
+
+    status: DeploymentStatus
+    reason: str
+
+
+@dataclass(frozen=True)
+class GoBack:
+    """Bring targets back to their old versions; `everything`: those that are well too."""
+
+    everything: bool
+    ends_as: DeploymentStatus
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finish:
+    """End with this status."""
+
+    status: DeploymentStatus
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Nothing is left to do."""
+
+
+Decision = Begin | Take | Hold | MoveTo | GoBack | Finish | Ended
+
+
+def decide(rollout: Rollout, now: float) -> Decision:
+    """Return what is next for `rollout`."""
+    if rollout.status in TERMINAL:
+        return Ended()
+    if rollout.going_back:
+        return _next_back(rollout)
+    if (decision := interruption(rollout, now)) is not None:
+        return decision
+    if rollout.status is D.PENDING:
+        return Begin(f"Started: {len(rollout.targets)} instances to {rollout.version}.")
+    if rollout.status is D.PAUSED:
+        if rollout.wish is Wish.RESUME:
+            return MoveTo(D.IN_PROGRESS, f"Resumed by {rollout.wish_by}.")
+        return Hold("paused")
+    if rollout.wish is Wish.PAUSE:
+        return MoveTo(D.PAUSED, f"Paused by {rollout.wish_by}.")
+    if rollout.cursor < len(rollout.plan):
+        return Take(rollout.cursor, rollout.plan[rollout.cursor])
+    return _complete(rollout)
+
+
+def interruption(rollout: Rollout, now: float) -> GoBack | Finish | None:
+    """Return what must not wait for the end of a batch: a cancel, or too many failures.
+
+    On the way back nothing interrupts: a rollback is never rolled back.
+    """
+    if rollout.going_back:
+        return None
+    if rollout.wish in {Wish.CANCEL_STOP, Wish.CANCEL_ROLL_BACK, Wish.ROLL_BACK}:
+        return _wished_end(rollout)
+    if rollout.status is not D.IN_PROGRESS:
+        return None
+    reason = trouble(rollout, now)
+    if reason is None:
+        return None
+    if rollout.policy.auto_rollback:
+        return GoBack(True, D.ROLLED_BACK, f"{reason} Rolling back.")
+    if any(target.status in IN_FLIGHT for target in rollout.targets) and not _overdue(rollout, now):
+        return None  # let what is under way come to its own end
+    return Finish(D.FAILED, f"{reason} Rollback is switched off. {state_of(rollout)}")
+
+
+def trouble(rollout: Rollout, now: float) -> str | None:
+    """Return why the deployment can't go on, or None."""
+    failed = [target for target in rollout.targets if target.status is T.FAILED]
+    updated = [target for target in rollout.targets if target.touched]
+    if failed:
+        percent = 100 * len(failed) / max(1, len(updated))
+        first = f"{failed[0].instance.name} failed: {failed[0].error}."
+        if percent > rollout.policy.rollback_threshold:
+            return (
+                f"{first} {len(failed)} of {len(updated)} updated failed, more than "
+                f"rollback_threshold ({rollout.policy.rollback_threshold:g} %)."
+            )
+        waiting = any(target.status is T.PENDING for target in rollout.targets)
+        limit = planning.limit_of(rollout.policy, len(rollout.targets))
+        if waiting and len(failed) >= limit:
+            return f"{first} {len(failed)} held out leave no room within max_unavailable ({limit})."
+    if _overdue(rollout, now):
+        return (
+            f"No instance became healthy for {rollout.policy.progress_deadline:g} s "
+            "(progress_deadline)."
+        )
+    return None
+
+
+def _overdue(rollout: Rollout, now: float) -> bool:
+    # A pause between batches is no lack of progress.
+    if rollout.waiting_until is not None:
+        return False
+    return now - rollout.progress_at > rollout.policy.progress_deadline
+
+
+def _wished_end(rollout: Rollout) -> GoBack | Finish:
+    everything = rollout.wish is not Wish.CANCEL_STOP
+    ends_as = planning.ending(cancelled=rollout.wish is not Wish.ROLL_BACK)
+    verb = "Stopped" if ends_as is D.CANCELLED else "Rolled back"
+    back = planning.to_bring_back(rollout, everything)
+    if not any(target.touched for target in rollout.targets) and not back:
+        return Finish(ends_as, f"{verb} by {rollout.wish_by} before anything was touched.")
+    if not back:
+        return Finish(ends_as, f"{verb} by {rollout.wish_by}. {state_of(rollout)}")
+    what = "all" if everything else "what was under way"
+    return GoBack(
+        everything, ends_as, f"{verb} by {rollout.wish_by}: bringing {what} back ({len(back)})."
+    )
+
+
+def _next_back(rollout: Rollout) -> Take | Finish:
+    steps = rollout.steps
+    if rollout.cursor < len(steps):
+        return Take(rollout.cursor, steps[rollout.cursor])
+    concerned = {
+        name for step in steps if isinstance(step, Change) for name in step.targets
+    }
+    lost = [
+        target
+        for target in rollout.targets
+        if target.instance.name in concerned and target.status is not T.ROLLED_BACK
+    ]
+    cause = rollout.reason.removesuffix(" Rolling back.")
+    if lost:
+        which = "; ".join(f"{target.instance.name}: {target.error}" for target in lost[:5])
+        return Finish(D.FAILED, f"{cause} The way back failed. Held out: {which}.")
+    if rollout.ends_as is D.CANCELLED:
+        return Finish(D.CANCELLED, f"Stopped by {rollout.wish_by}. {state_of(rollout)}")
+    back = sum(target.status is T.ROLLED_BACK for target in rollout.targets)
+    plural = "instance is" if back == 1 else "instances are"
+    return Finish(D.ROLLED_BACK, f"{cause} {back} {plural} verified back on the old version.")
+
+
+def _complete(rollout: Rollout) -> Finish:
+    failed = [target for target in rollout.targets if target.status is T.FAILED]
+    well = len(rollout.targets) - len(failed)
+    if not failed:
+        return Finish(D.COMPLETED, f"All {well} instances run {rollout.version}.")
+    held = "; ".join(f"{target.instance.name}: {target.error}" for target in failed[:5])
+    return Finish(
+        D.COMPLETED,
+        f"{well} of {len(rollout.targets)} instances run {rollout.version}. Held out: {held}.",
+    )
+
+
+def state_of(rollout: Rollout) -> str:
+    """Return which versions the targets are left on, as a sentence."""
+    total = len(rollout.targets)
+    new = sum(target.status is T.HEALTHY for target in rollout.targets)
+    lost = [t.instance.name for t in rollout.targets if t.status is T.FAILED or _half(t)]
+    old = total - new - len(lost)
+    words = f"{new} of {total} run {rollout.version}, {old} as before"
+    return f"{words}, held out: {planning.names(lost)}." if lost else f"{words}."
+
+
+def _half(target: Target) -> bool:
+    return target.status in IN_FLIGHT
+
+
+def room(
+    rollout: Rollout, waiting: Sequence[str], out: Collection[str]
+) -> tuple[tuple[str, ...], str]:
+    """Return which of `waiting` may be taken out now, and why the others wait."""
+    limit = planning.limit_of(rollout.policy, len(rollout.targets))
+    admitted = planning.admit(waiting, out, limit)
+    if admitted:
+        return admitted, ""
+    names = planning.names(sorted(out))
+    return (), f"waiting for room: {names} out, max_unavailable is {limit}"
