@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from rollouts.adapters import SettingsError, wrong_keys
 from rollouts.balancers.haproxy_replies import (
+    Counts,
     ReplyError,
     Row,
     View,
@@ -28,7 +29,9 @@ from rollouts.ports import BalancerError, BalancerUnreachable
 T = TypeVar("T")
 
 CALL_TIMEOUT = 2.0  # seconds for a whole call: all addresses, reading back included
-READ_BACK_INTERVAL = 0.05  # seconds between two looks while HAProxy has not followed yet
+CONFIRM_TIMEOUT = 1.5  # seconds of these until HAProxy must have followed
+CUT_TIMEOUT = 0.5  # seconds that ended sessions may take to be gone
+READ_BACK_INTERVAL = 0.05  # seconds between two looks meanwhile
 MAX_REPLY = 16 * 2**20  # bytes; a backend of 1,000 servers takes 0.5 MB
 MAX_PATH = 107  # bytes that a Unix socket's path may have on Linux
 
@@ -105,30 +108,205 @@ class HAProxy:
 
     async def drain(self, server: str) -> None:
         """Give no new session to `server`; one in maintenance stays there, which is stricter."""
-        await self._settle(
-            server,
-            f"set server {self._backend}/{server} state drain",
-            lambda row: row.state is not ServerState.READY,
+        command = f"set server {self._backend}/{_checked(server)} state drain"
+        await self._on_all(
+            lambda address: self._settle(
+                address,
+                server,
+                tell=lambda row: command,
+                settled=lambda row: row.state is not ServerState.READY,
+            )
         )
 
     async def ready(self, server: str) -> None:
-        """Put `server` back, and return once it takes traffic.
+        """Put `server` back, and return once every HAProxy sends it traffic.
 
         Raises BalancerUnreachable, so that it is asked again, while HAProxy's own check still
-        finds the server down: a server that went down while it was drained comes up only after
-        `rise` good checks.
+        finds the server down: one that went down while it was drained comes up only after
+        `rise` good checks. Raises BalancerError where its weight is 0.
         """
-        await self._settle(
-            server,
-            f"set server {self._backend}/{server} state ready",
-            lambda row: row.state is ServerState.READY,
-        )
-        await self._settle(server, None, lambda row: row.up)
-        row = (await self._on_all(lambda address: self._row(address, server)))[0]
-        if row.weight == 0:
-            raise BalancerError(f"HAProxy sends nothing to {server}: its weight is 0")
+        command = f"set server {self._backend}/{_checked(server)} state ready"
+
+        async def call(address: Address) -> None:
+            row = await self._settle(
+                address,
+                server,
+                tell=lambda row: command,
+                settled=lambda row: row.state is ServerState.READY and row.up,
+                passing=lambda row: row.state is ServerState.READY,
+            )
+            if row.weight == 0:
+                raise BalancerError(
+                    f"HAProxy at {address.text} sends nothing to {server}: its weight is 0"
+                )
+
+        await self._on_all(call)
 
     async def set_weight(self, server: str, percent: int) -> None:
         """Give `server` a share of its configured weight, at least 1 unless `percent` is 0."""
+        _checked(server)
         if not 0 <= percent <= 100:
             raise BalancerError(f"a weight is from 0 to 100 percent, not {percent}")
+
+        def wanted(row: Row) -> int:
+            # HAProxy itself would round 50% of the default weight, 1, to no traffic at all.
+            least = min(1, row.configured) if percent else 0
+            return max(least, row.configured * percent // 100)
+
+        await self._on_all(
+            lambda address: self._settle(
+                address,
+                server,
+                tell=lambda row: f"set weight {self._backend}/{server} {wanted(row)}",
+                settled=lambda row: row.weight == wanted(row),
+            )
+        )
+
+    async def cut(self, server: str) -> None:
+        """End the open sessions of `server`, waiting CUT_TIMEOUT at most until none is left.
+
+        Some may be: clients with a sticky cookie come back to a server that drains.
+        """
+        command = f"shutdown sessions server {self._backend}/{_checked(server)}"
+
+        async def call(address: Address) -> None:
+            await self._row(address, server)
+            await self._tell(address, command)
+            deadline = asyncio.get_running_loop().time() + CUT_TIMEOUT
+            while asyncio.get_running_loop().time() < deadline:
+                counts = (await self._view(address)).counts.get(server)
+                if counts is None or counts.sessions == 0:
+                    return
+                await asyncio.sleep(READ_BACK_INTERVAL)
+
+        await self._on_all(call)
+
+    async def _on_all(self, call: Callable[[Address], Awaitable[T]]) -> list[T]:
+        """Return what `call` gives for each address, all at the same time.
+
+        Where some fail the others are finished all the same, and the errors are told together.
+        """
+        results = await asyncio.gather(
+            *(_bounded(address, call) for address in self._addresses), return_exceptions=True
+        )
+        errors = [result for result in results if isinstance(result, BaseException)]
+        for error in errors:
+            if not isinstance(error, BalancerError):
+                raise error
+        if errors:
+            # A refusal weighs more than silence: it will not go away by asking again.
+            refused = any(not isinstance(error, BalancerUnreachable) for error in errors)
+            kind = BalancerError if refused else BalancerUnreachable
+            raise kind("; ".join(str(error) for error in errors)) from errors[0]
+        return [result for result in results if not isinstance(result, BaseException)]
+
+    async def _settle(
+        self,
+        address: Address,
+        server: str,
+        *,
+        tell: Callable[[Row], str],
+        settled: Callable[[Row], bool],
+        passing: Callable[[Row], bool] = lambda row: False,
+    ) -> Row:
+        """Tell HAProxy, unless it is so already, and return `server` once it reads back as told.
+
+        Where it does not within CONFIRM_TIMEOUT, raises BalancerUnreachable if that is `passing`
+        and BalancerError if not.
+        """
+        row = await self._row(address, server)
+        if settled(row):
+            return row
+        command = tell(row)
+        await self._tell(address, command)
+        deadline = asyncio.get_running_loop().time() + CONFIRM_TIMEOUT
+        while not settled(row := await self._row(address, server)):
+            if asyncio.get_running_loop().time() >= deadline:
+                kind = BalancerUnreachable if passing(row) else BalancerError
+                raise kind(f'HAProxy at {address.text}, told "{command}", answers {row}')
+            await asyncio.sleep(READ_BACK_INTERVAL)
+        return row
+
+    async def _row(self, address: Address, server: str) -> Row:
+        """Return `server` as the HAProxy at `address` has it; raise BalancerError."""
+        reply = await _ask(address, f"show servers state {self._backend}")
+        try:
+            return read_state(reply)[server]
+        except KeyError:
+            raise BalancerError(
+                f"HAProxy at {address.text} knows no server {server} in backend {self._backend}"
+            ) from None
+        except ReplyError as error:
+            raise self._refusal(address, error) from error
+
+    async def _view(self, address: Address) -> View:
+        backend = self._backend
+        reply = await _ask(address, f"show servers state {backend};show stat {backend} 6 -1")
+        state, stat = split(reply)
+        try:
+            rows = read_state(state)
+            counts, whole = read_stat(stat)
+            if whole is None and rows:
+                # A frontend has the same name, and HAProxy took that one: ask by number.
+                number = next(iter(rows.values())).backend_id
+                counts, whole = read_stat(await _ask(address, f"show stat {number} 6 -1"))
+        except ReplyError as error:
+            raise self._refusal(address, error) from error
+        return View(rows, counts, whole or Counts())
+
+    async def _tell(self, address: Address, command: str) -> None:
+        """Send a command that changes something; raise BalancerError where it is refused."""
+        reply = await _ask(address, command)
+        if reply.strip():
+            raise BalancerError(
+                f'HAProxy at {address.text} refused "{command}": it answered {complaint(reply)}'
+            )
+
+    def _refusal(self, address: Address, error: ReplyError) -> BalancerError:
+        return BalancerError(
+            f"HAProxy at {address.text} does not show backend {self._backend}: {error}"
+        )
+
+
+def _checked(server: str) -> str:
+    if not NAME.fullmatch(server):
+        raise BalancerError(
+            f"{server[:64]!r} can't be a server of HAProxy: a name has only letters, digits, "
+            "'_', '.', ':' and '-'"
+        )
+    return server
+
+
+async def _bounded(address: Address, call: Callable[[Address], Awaitable[T]]) -> T:
+    try:
+        async with asyncio.timeout(CALL_TIMEOUT):
+            return await call(address)
+    except TimeoutError:
+        raise BalancerUnreachable(
+            f"HAProxy at {address.text} did not answer within {CALL_TIMEOUT:g} s"
+        ) from None
+
+
+async def _ask(address: Address, command: str) -> str:
+    """Return the whole reply to `command`; raise BalancerUnreachable where it was lost."""
+    try:
+        reader, writer = await address.open()
+    except (OSError, UnicodeError) as error:
+        raise BalancerUnreachable(f"HAProxy at {address.text} can't be reached: {error}") from error
+    reply = bytearray()
+    try:
+        writer.write(command.encode() + b"\n")
+        while chunk := await reader.read(2**16):
+            reply += chunk
+            if len(reply) > MAX_REPLY:
+                raise BalancerError(f"HAProxy at {address.text} answers more than 16 MiB")
+    except OSError as error:
+        raise BalancerUnreachable(
+            f"HAProxy at {address.text} broke the connection: {error}"
+        ) from error
+    finally:
+        writer.transport.abort()
+    # Every reply ends with an empty line, so one that does not was cut short on its way.
+    if reply != b"\n" and not reply.endswith(b"\n\n"):
+        raise BalancerUnreachable(f"HAProxy at {address.text} ended its answer too soon")
+    return reply.decode(errors="replace")

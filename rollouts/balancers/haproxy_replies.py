@@ -31,6 +31,10 @@ class Row:
     configured: int
     backend_id: str
 
+    def __str__(self) -> str:
+        up = "up" if self.up else "down by its own check"
+        return f"{self.name}: {self.state}, {up}, weight {self.weight} of {self.configured}"
+
 
 @dataclass(frozen=True)
 class Counts:
