@@ -176,10 +176,10 @@ def decide(rollout: Rollout, now: float) -> Decision:
     """Return what is next for `rollout`."""
     if rollout.status in TERMINAL:
         return Ended()
-    if rollout.going_back:
-        return _next_back(rollout)
     if (decision := interruption(rollout, now)) is not None:
         return decision
+    if rollout.going_back:
+        return _next_back(rollout)
     if rollout.status is D.PENDING:
         return Begin(f"Started: {len(rollout.targets)} instances to {rollout.version}.")
     if rollout.status is D.PAUSED:
@@ -196,10 +196,10 @@ def decide(rollout: Rollout, now: float) -> Decision:
 def interruption(rollout: Rollout, now: float) -> GoBack | Finish | None:
     """Return what must not wait for the end of a batch: a cancel, or too many failures.
 
-    On the way back nothing interrupts: a rollback is never rolled back.
+    A rollback is never rolled back; all that can interrupt it is that nothing moves any more.
     """
     if rollout.going_back:
-        return None
+        return _stuck_back(rollout, now)
     if rollout.wish in {Wish.CANCEL_STOP, Wish.CANCEL_ROLL_BACK, Wish.ROLL_BACK}:
         return _wished_end(rollout)
     if rollout.status is not D.IN_PROGRESS:
@@ -257,6 +257,31 @@ def _wished_end(rollout: Rollout) -> GoBack | Finish:
     what = "all" if everything else "what was under way"
     return GoBack(
         everything, ends_as, f"{verb} by {rollout.wish_by}: bringing {what} back ({len(back)})."
+    )
+
+
+def _stuck_back(rollout: Rollout, now: float) -> Finish | None:
+    """Return the end of a way back that waits for room and gets none.
+
+    What is in flight has deadlines of its own, so only a wait for others can last.
+    """
+    waits = rollout.cursor < len(rollout.steps)
+    if not waits or not _overdue(rollout, now):
+        return None
+    if any(target.status in IN_FLIGHT for target in rollout.targets):
+        return None
+    left = [
+        name
+        for step in rollout.steps[rollout.cursor :]
+        if isinstance(step, Change)
+        for name in step.targets
+        if not rollout.settled(rollout.target(name))
+    ]
+    return Finish(
+        D.FAILED,
+        f"{rollout.reason} The way back found no room within max_unavailable for "
+        f"{rollout.policy.progress_deadline:g} s; still on {rollout.version}: "
+        f"{planning.names(left)}.",
     )
 
 
