@@ -12,6 +12,8 @@ from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 from environs import Env, EnvError
 
+from rollouts.probes import parse_networks
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = Env()
 env.read_env(str(BASE_DIR / ".env"), recurse=False)
@@ -57,9 +59,9 @@ SECRET_KEY = required(
 )
 if len(SECRET_KEY) < 32:
     raise ImproperlyConfigured("SECRET_KEY is too short: set it to at least 32 random characters.")
-ALLOWED_HOSTS = read(
-    "list", "ALLOWED_HOSTS", [], "set it to host names separated by commas."
-) or (["localhost", "127.0.0.1", "[::1]"] if DEBUG else [])
+ALLOWED_HOSTS = read("list", "ALLOWED_HOSTS", [], "set it to host names separated by commas.") or (
+    ["localhost", "127.0.0.1", "[::1]"] if DEBUG else []
+)
 if not ALLOWED_HOSTS:
     raise ImproperlyConfigured(
         "ALLOWED_HOSTS is not set: set it to the names people type into the browser, "
@@ -103,6 +105,15 @@ if wrong := [origin for origin in CSRF_TRUSTED_ORIGINS if "://" not in origin]:
         "set it to origins such as https://lockgate.example.com."
     )
 BEHIND_TLS = read("bool", "BEHIND_TLS", False, "set it to true where a proxy adds TLS.")
+
+# Where instances may be; probes and drivers go nowhere else. Empty: anywhere.
+try:
+    INSTANCE_NETWORKS = parse_networks(read("list", "INSTANCE_NETWORKS", [], ""))
+except ValueError as error:
+    raise ImproperlyConfigured(
+        f"INSTANCE_NETWORKS is wrong ({error}): set it to networks separated by commas, "
+        "e.g. 10.0.0.0/8,192.168.7.0/24, or leave it empty."
+    ) from error
 
 INSTALLED_APPS = [
     "daphne",

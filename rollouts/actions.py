@@ -293,9 +293,7 @@ def roll_back(deployment_id: str, *, by: str, seen: str = "") -> Deployment:
     allowed = {DeploymentStatus.IN_PROGRESS, DeploymentStatus.PAUSED}
     with transaction.atomic():
         _in_status(_held(deployment_id, seen), allowed, "rolled back")
-        return journal.record_wish(
-            deployment_id, Wish.ROLL_BACK, by, f"{by} asked to roll back."
-        )
+        return journal.record_wish(deployment_id, Wish.ROLL_BACK, by, f"{by} asked to roll back.")
 
 
 def pause(deployment_id: str, *, by: str, seen: str = "") -> Deployment:

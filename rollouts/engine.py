@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from rollouts import planning, verdicts
 from rollouts.change import Change, Ports, persist, run_driver
-from rollouts.facts import Pause, Prepare, Rollout, Step
 from rollouts.facts import Change as ChangeStep
+from rollouts.facts import Pause, Prepare, Rollout, Step
 from rollouts.ports import BalancerError, DriverError
 from rollouts.states import IN_FLIGHT, TERMINAL, DeploymentStatus, IllegalMove, TargetStatus
 
@@ -87,7 +87,8 @@ class Engine:
             report = await persist(self._ports.balancer.report)
         except BalancerError as error:
             await self._journal.move(
-                DeploymentStatus.FAILED, f"Nothing was touched: the balancer did not answer ({error})."
+                DeploymentStatus.FAILED,
+                f"Nothing was touched: the balancer did not answer ({error}).",
             )
             return
         servers = [target.instance.server for target in rollout.targets]
@@ -216,9 +217,7 @@ class Engine:
         """Wait until a task ends, or until it is time to look for a wish."""
         running = [task for task in tasks.values() if not task.done()]
         if running:
-            await asyncio.wait(
-                running, timeout=WATCH_INTERVAL, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait(running, timeout=WATCH_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
         elif not tasks:
             await asyncio.sleep(WATCH_INTERVAL)
 

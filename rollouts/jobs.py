@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import django_rq
+from django.conf import settings
 from django.db import connection
 from redis.exceptions import RedisError
 
@@ -20,7 +21,7 @@ from rollouts.change import Ports
 from rollouts.engine import Engine
 from rollouts.models import Deployment, Service
 from rollouts.policy import Policy
-from rollouts.probes import HttpProbe, VersionSource
+from rollouts.probes import HttpProbe, refuse_host, version_source
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,13 @@ def adapters_of(service: Service) -> dict[str, Any]:
 
 def probe_of(adapters: Mapping[str, Any], policy: Policy) -> HttpProbe:
     """Return the probe that frozen settings describe; it is an async context manager."""
-    source = adapters["version_source"]
-    return HttpProbe(VersionSource.parse(source) if source else None, policy, time.time)
+    networks = settings.INSTANCE_NETWORKS
+    return HttpProbe(
+        version_source(adapters["version_source"]),
+        policy,
+        time.time,
+        lambda address: refuse_host(address, networks),
+    )
 
 
 def enqueue(deployment_id: str) -> bool:

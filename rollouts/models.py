@@ -170,6 +170,11 @@ class Instance(models.Model):
         self.server = self.server or self.name
         super().clean_fields(exclude=exclude)
 
+    def clean(self) -> None:
+        """Refuse a host outside of the networks that the operator allows, where any are set."""
+        if why := probes.refuse_host(self.hostname, settings.INSTANCE_NETWORKS):
+            raise ValidationError({"hostname": why})
+
     def fact(self) -> facts.Instance:
         """Return what the planner, drivers and probes need of it."""
         return facts.Instance(

@@ -94,9 +94,7 @@ def plan(version: str, observed: Sequence[Observed], policy: Policy) -> Plan:
     limit = limit_of(policy, len(observed))
     size = min(resolve(policy.batch_size, len(observed)), limit)
     ordered = sorted(observed, key=lambda one: not one.out)
-    batches = tuple(
-        tuple(ordered[first : first + size]) for first in range(0, len(ordered), size)
-    )
+    batches = tuple(tuple(ordered[first : first + size]) for first in range(0, len(ordered), size))
     return Plan(_steps(batches, policy), batches, limit, _warnings(version, observed, policy))
 
 

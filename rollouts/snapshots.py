@@ -6,11 +6,15 @@ top-level field is replaced, but for `targets`, which are matched by `instance`,
 field of a target being replaced.
 """
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from django.db.models import Count, Q
+from django.db import connection, transaction
+from django.db.models import Count, F, Q, Window
+from django.db.models.functions import RowNumber
 
 from rollouts.models import Deployment, Event, HealthCheck, Target
 from rollouts.states import IN_FLIGHT, TargetStatus
@@ -81,35 +85,71 @@ def checks_of(target: Target) -> list[Json]:
     return [check_fields(check) for check in reversed(latest)]
 
 
+COUNTS = {
+    "total": Count("id"),
+    "updated": Count("id", filter=Q(touched=True)),
+    "healthy": Count("id", filter=Q(status=TargetStatus.HEALTHY)),
+    "failed": Count("id", filter=Q(status=TargetStatus.FAILED)),
+    "rolled_back": Count("id", filter=Q(status=TargetStatus.ROLLED_BACK)),
+}
+BEGUN = Q(touched=True) | Q(status__in=[status.value for status in IN_FLIGHT])
+
+
 def progress(deployment: Deployment) -> Json:
     """Return how far `deployment` is, counted from its targets.
 
     `updated` counts the instances that were given the new version, whatever became of it.
     """
-    in_flight = [status.value for status in IN_FLIGHT]
-    counts = deployment.targets.aggregate(
-        total=Count("id"),
-        updated=Count("id", filter=Q(touched=True)),
-        healthy=Count("id", filter=Q(status=TargetStatus.HEALTHY)),
-        failed=Count("id", filter=Q(status=TargetStatus.FAILED)),
-        rolled_back=Count("id", filter=Q(status=TargetStatus.ROLLED_BACK)),
+    return _progress_of([deployment.pk])[deployment.pk]
+
+
+def _progress_of(ids: Sequence[str]) -> dict[str, Json]:
+    """Return the progress of many deployments with one query."""
+    held: dict[str, Json] = {
+        pk: {**dict.fromkeys(COUNTS, 0), "batch": 0, "batches": 0} for pk in ids
+    }
+    rows = (
+        Target.objects.filter(deployment__in=ids)
+        .order_by("deployment", "batch")
+        .values("deployment_id", "batch")
+        .annotate(**COUNTS, begun=Count("id", filter=BEGUN))
     )
-    batches = deployment.targets.order_by("batch").values("batch").annotate(
-        begun=Count("id", filter=Q(touched=True) | Q(status__in=in_flight)),
-    )
-    begun = [row["batch"] for row in batches if row["begun"]]
-    return {**counts, "batch": max(begun, default=0), "batches": len(batches)}
+    for row in rows:
+        counted = held[row["deployment_id"]]
+        for key in COUNTS:
+            counted[key] += row[key]
+        counted["batches"] += 1
+        if row["begun"]:
+            counted["batch"] = row["batch"]
+    return held
+
+
+@contextmanager
+def one_moment() -> Iterator[None]:
+    """Let all reads inside see the same moment, and lock nothing.
+
+    Without it a snapshot read with several queries could mix two moments, and patches
+    applied to it would never lead to the server's state. Inside a transaction that is
+    under way already, that one's isolation stays.
+    """
+    outermost = not connection.in_atomic_block
+    with transaction.atomic():
+        if outermost:
+            with connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        yield
+
+
+def consistent_snapshot(deployment_id: str) -> Json:
+    """Return all of a deployment at one moment; raise Deployment.DoesNotExist."""
+    with one_moment():
+        return snapshot(Deployment.objects.select_related("service").get(pk=deployment_id))
 
 
 def snapshot(deployment: Deployment) -> Json:
-    """Return all of `deployment`. Call it within one transaction, or it may mix two moments."""
+    """Return all of `deployment`. Call it within `one_moment`, or it may mix two."""
     targets = list(deployment.targets.all())
-    checks: dict[int, list[Json]] = {target.pk: [] for target in targets}
-    latest = HealthCheck.objects.filter(target__deployment=deployment).order_by("-id")
-    for check in latest.iterator():
-        shown = checks[check.target_id]
-        if len(shown) < CHECKS_SHOWN:
-            shown.insert(0, check_fields(check))
+    checks = _latest_checks(deployment)
     fields = deployment_fields(deployment)
     fields["progress"] = progress(deployment)
     fields["targets"] = [
@@ -118,9 +158,36 @@ def snapshot(deployment: Deployment) -> Json:
     return fields
 
 
+def _latest_checks(deployment: Deployment) -> dict[int, list[Json]]:
+    """Return the last health checks of every target, oldest first, by the target's key."""
+    place = Window(RowNumber(), partition_by=[F("target")], order_by=F("id").desc())
+    latest = (
+        HealthCheck.objects.filter(target__deployment=deployment)
+        .annotate(place=place)
+        .filter(place__lte=CHECKS_SHOWN)
+        .order_by("id")
+    )
+    checks: dict[int, list[Json]] = defaultdict(list)
+    for check in latest:
+        checks[check.target_id].append(check_fields(check))
+    return checks
+
+
 def summary(deployment: Deployment) -> Json:
     """Return `deployment` without its targets, for lists."""
-    return {**deployment_fields(deployment), "progress": progress(deployment)}
+    return summaries([deployment])[0]
+
+
+def summaries(deployments: Sequence[Deployment]) -> list[Json]:
+    """Return the summary of each of `deployments`, with one query for all of them."""
+    counted = _progress_of([one.pk for one in deployments])
+    return [{**deployment_fields(one), "progress": counted[one.pk]} for one in deployments]
+
+
+def events_after(deployment_id: str, seq: int, limit: int) -> list[Json]:
+    """Return at most `limit` events that follow `seq`, in order."""
+    events = Event.objects.filter(deployment_id=deployment_id, seq__gt=seq).order_by("seq")
+    return [event_fields(event) for event in events[:limit]]
 
 
 def event_fields(event: Event) -> Json:

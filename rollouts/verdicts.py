@@ -289,9 +289,7 @@ def _next_back(rollout: Rollout) -> Take | Finish:
     steps = rollout.steps
     if rollout.cursor < len(steps):
         return Take(rollout.cursor, steps[rollout.cursor])
-    concerned = {
-        name for step in steps if isinstance(step, Change) for name in step.targets
-    }
+    concerned = {name for step in steps if isinstance(step, Change) for name in step.targets}
     lost = [
         target
         for target in rollout.targets

@@ -16,13 +16,11 @@ from typing import Any, BinaryIO
 
 from rollouts.adapters import SettingsError, wrong_keys
 from rollouts.drivers.output import LineSink
+from rollouts.drivers.process_group import end_group
 from rollouts.drivers.templates import check_arguments, fill, values
 from rollouts.facts import Instance
 from rollouts.ports import DriverError
 
-TERM_GRACE = 1.0  # seconds from SIGTERM to SIGKILL
-KILL_PATIENCE = 1.0  # seconds that the kernel may take to be done with killed processes
-GONE_INTERVAL = 0.02  # seconds between two looks whether they are
 LINGER = 0.5  # seconds that output may come on after the program's exit
 OUR_SECRETS = frozenset({"SECRET_KEY", "DATABASE_URL", "REDIS_URL"})
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -89,7 +87,7 @@ class Command:
                 status = await process.wait()
                 await asyncio.wait({pump}, timeout=LINGER)
             except asyncio.CancelledError:
-                await _end_group(process)
+                await end_group(process)
                 raise
             finally:
                 pump.cancel()
@@ -119,7 +117,7 @@ class Command:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
             with suppress(OSError, ValueError):
-                await _end_group(await starting)
+                await end_group(await starting)
             raise
         except (OSError, ValueError) as error:
             raise DriverError(self._no_start(key, arguments[0], error)) from error
@@ -184,39 +182,3 @@ async def _pump(reader: asyncio.StreamReader, sink: LineSink) -> None:
     """Pass what comes from the pipe to `sink` until its end."""
     while chunk := await reader.read(2**16):
         sink.feed(chunk)
-
-
-async def _end_group(process: asyncio.subprocess.Process) -> None:
-    """End the process and all others of its group, and reap it.
-
-    Cancelled once more while it waits, it kills them at once.
-    """
-    try:
-        if _signal(process, signal.SIGTERM):
-            await _gone(process, TERM_GRACE)
-    finally:
-        if _signal(process, signal.SIGKILL):
-            await _gone(process, KILL_PATIENCE)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(KILL_PATIENCE):
-            await process.wait()
-
-
-def _signal(process: asyncio.subprocess.Process, number: int) -> bool:
-    """Send a signal to the process's group; return whether anybody was there."""
-    try:
-        # start_new_session made the process the leader of a group with its own number.
-        os.killpg(process.pid, number)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
-
-
-async def _gone(process: asyncio.subprocess.Process, timeout: float) -> None:
-    """Return when nobody is left in the group, or after `timeout` seconds."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout
-    while _signal(process, 0):
-        if loop.time() >= deadline:
-            return
-        await asyncio.sleep(GONE_INTERVAL)

@@ -251,7 +251,7 @@ def test_a_pause_waits_between_batches_and_goes_on_when_resumed() -> None:
     async def scenario() -> None:
         deployment = asyncio.create_task(world.deploy())
         async with asyncio.timeout(5_000):
-            while world.rollout.status is not D.PAUSED:
+            while world.rollout.status is not D.PAUSED:  # noqa: ASYNC110 - time is virtual
                 await asyncio.sleep(0.1)
             before = len([line for line in world.log if line.startswith("drain")])
             await asyncio.sleep(1_000)
@@ -260,9 +260,7 @@ def test_a_pause_waits_between_batches_and_goes_on_when_resumed() -> None:
             world.wish(Wish.RESUME)
             await deployment
 
-    world.on_effect = lambda effect: (
-        world.wish(Wish.PAUSE) if effect == "drain web-01" else None
-    )
+    world.on_effect = lambda effect: world.wish(Wish.PAUSE) if effect == "drain web-01" else None
     run(scenario())
     assert paused == [2]
     assert world.rollout.status is D.COMPLETED
