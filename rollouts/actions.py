@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from asgiref.sync import async_to_sync
-from django.contrib.auth.models import AbstractBaseUser
+from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 
 from rollouts import balancers, jobs, journal, planning
-from rollouts.facts import Answer, BalancerReport, Wish
+from rollouts.facts import Answer, BalancerReport, Change, Pause, Wish
 from rollouts.models import Deployment, Instance, Service, Target
 from rollouts.policy import Policy, PolicyError, parse
 from rollouts.ports import BalancerError
@@ -161,8 +161,8 @@ def _batch_seconds(service: Service) -> float:
         if deployment.completed_at is None or deployment.started_at is None:
             continue
         steps = planning.steps_from_json(deployment.plan)
-        batches = sum(isinstance(step, planning.Change) for step in steps)
-        pauses = sum(step.seconds for step in steps if isinstance(step, planning.Pause))
+        batches = sum(isinstance(step, Change) for step in steps)
+        pauses = sum(step.seconds for step in steps if isinstance(step, Pause))
         policy = deployment.policy
         fixed = pauses + batches * (policy["min_healthy_time"] + policy["slow_start"])
         total = (deployment.completed_at - deployment.started_at).total_seconds()
@@ -175,7 +175,7 @@ def start(
     version: str,
     *,
     by: str,
-    user: AbstractBaseUser | None = None,
+    user: User | None = None,
     policy: Mapping[str, Any] | None = None,
     note: str = "",
     idempotency_key: str = "",

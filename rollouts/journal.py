@@ -265,7 +265,7 @@ class DjangoJournal:
         target = deployment.targets.get(name=name)
         HealthCheck.objects.create(
             target=target,
-            at=moment(answer.at),
+            at=datetime.fromtimestamp(answer.at, UTC),
             ok=answer.ok,
             status=answer.code,
             latency_ms=answer.latency_ms,

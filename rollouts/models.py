@@ -4,7 +4,6 @@ Nothing here acts: a status is written by `journal.py` alone.
 """
 
 import secrets
-from collections.abc import Iterable
 from typing import Any
 
 from django.conf import settings
@@ -38,7 +37,7 @@ def new_deployment_id() -> str:
 
 
 def protect_while_deploying(
-    collector: Any, field: Any, sub_objs: Iterable[models.Model], using: str
+    collector: Any, field: Any, sub_objs: models.QuerySet[Any], using: str
 ) -> None:
     """on_delete: refuse while an active deployment needs the row, else keep history without it."""
     held = [

@@ -4,7 +4,7 @@ A plan is made once and stored. It says who is changed together and in which ord
 of a batch may be out at any instant is decided by `admit` each time, on what is out by then.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -224,7 +224,7 @@ def steps_to_json(steps: Iterable[Step]) -> list[dict[str, Any]]:
 
 def steps_from_json(stored: Iterable[Mapping[str, Any]]) -> tuple[Step, ...]:
     """Return the steps that `steps_to_json` stored; raise KeyError for an unknown kind."""
-    make = {
+    make: dict[str, Callable[[Mapping[str, Any]], Step]] = {
         "prepare": lambda step: Prepare(),
         "change": lambda step: Change(step["batch"], tuple(step["targets"])),
         "pause": lambda step: Pause(step["seconds"]),
