@@ -46,10 +46,7 @@ def protect_while_deploying(
         if isinstance(target, Target) and target.deployment.status in ACTIVE_VALUES
     ]
     if held:
-        raise models.ProtectedError(
-            f"{held[0].deployment_id} is running and needs it; wait for its end or stop it first.",
-            set(held),
-        )
+        raise models.ProtectedError(f"{held[0].deployment_id} is running and needs it.", set(held))
     models.SET_NULL(collector, field, sub_objs, using)
 
 

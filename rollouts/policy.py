@@ -217,8 +217,8 @@ def defaults() -> dict[str, Value]:
     return {knob.key: knob.default for knob in KNOBS}
 
 
-def check_keys(raw: Mapping[str, Any]) -> dict[str, Value]:
-    """Return the known, well-typed keys of `raw`; raise PolicyError naming all that are not."""
+def _sort_out(raw: Mapping[str, Any]) -> tuple[dict[str, Value], dict[str, str]]:
+    """Return the known, well-typed keys of `raw`, and what is wrong with the others."""
     errors: dict[str, str] = {}
     values: dict[str, Value] = {}
     for key, value in raw.items():
@@ -230,9 +230,14 @@ def check_keys(raw: Mapping[str, Any]) -> dict[str, Value]:
             values[key] = knob.check(value)
         except ValueError as error:
             errors[key] = str(error)
+    return values, errors
+
+
+def check_keys(raw: Mapping[str, Any]) -> None:
+    """Raise PolicyError naming every key of `raw` that is unknown or not well-typed."""
+    _, errors = _sort_out(raw)
     if errors:
         raise PolicyError(errors)
-    return values
 
 
 def parse(*layers: Mapping[str, Any], total: int | None = None) -> Policy:
@@ -241,13 +246,12 @@ def parse(*layers: Mapping[str, Any], total: int | None = None) -> Policy:
     `total` is the number of active instances, which percentages refer to; without it they
     are not compared. Raises PolicyError with every bad key at once.
     """
-    errors: dict[str, str] = {}
     values = defaults()
+    errors: dict[str, str] = {}
     for layer in layers:
-        try:
-            values.update(check_keys(layer))
-        except PolicyError as error:
-            errors.update(error.errors)
+        good, bad = _sort_out(layer)
+        values.update(good)
+        errors.update(bad)
     errors = {**_conflicts(values, total), **errors}
     if errors:
         raise PolicyError(errors)
