@@ -1,0 +1,205 @@
+"""What is read from HAProxy's replies, and which settings are refused."""
+
+import pytest
+
+from rollouts import balancers
+from rollouts.adapters import SettingsError
+from rollouts.balancers.haproxy import MAX_PATH, Address, HAProxy
+from rollouts.balancers.haproxy_replies import (
+    Counts,
+    ReplyError,
+    Row,
+    View,
+    merge,
+    read_stat,
+    read_state,
+    split,
+)
+from rollouts.facts import ServerState
+from rollouts.ports import BalancerError
+
+# As HAProxy 2.8 answers, with the columns that follow left out of `show stat`.
+STATE = """1
+# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight \
+srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state \
+srv_agent_state bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl \
+srv_check_port srv_check_addr srv_agent_addr srv_agent_port
+3 app 1 web-01 127.0.0.1 2 0 100 100 2 8 2 0 6 0 0 0 - 19001 - 0 0 - - 0
+3 app 2 web-02 127.0.0.1 2 8 50 100 2 1 0 2 0 0 0 0 - 19002 - 0 0 - - 0
+3 app 3 web-03 127.0.0.1 0 5 40 40 2 1 0 0 8 0 0 0 - 19003 - 0 0 - - 0
+
+"""
+STAT = """# pxname,svname,qcur,scur,stot,status,hrsp_5xx,req_tot,last_chk,
+app,web-01,1,2,30,UP,4,,"Layer7 wrong status, ""503"" is"
+app,web-02,0,0,12,DRAIN,,,
+app,BACKEND,0,2,41,UP,5,44,
+
+"""
+
+
+def row(name: str = "web-01", **values: object) -> Row:
+    fields = {"state": ServerState.READY, "up": True, "weight": 100, "configured": 100}
+    return Row(name=name, backend_id="3", **(fields | values))  # type: ignore[arg-type]
+
+
+def view(*rows: Row, counts: Counts = Counts(), whole: Counts = Counts()) -> View:  # noqa: B008
+    return View({each.name: each for each in rows}, {each.name: counts for each in rows}, whole)
+
+
+def test_servers_are_read_with_state_weight_and_check() -> None:
+    """What was told (admin state) and what the check found (op state) are two things."""
+    rows = read_state(STATE)
+    assert rows["web-01"] == row()
+    assert rows["web-02"] == row("web-02", state=ServerState.DRAIN, weight=50)
+    assert rows["web-03"] == row(
+        "web-03", state=ServerState.MAINT, up=False, weight=40, configured=40
+    )
+
+
+@pytest.mark.parametrize(
+    ("admin", "state"),
+    [
+        (0, ServerState.READY),
+        (1, ServerState.MAINT),
+        (2, ServerState.MAINT),
+        (4, ServerState.READY),
+        (5, ServerState.MAINT),
+        (8, ServerState.DRAIN),
+        (9, ServerState.MAINT),
+        (16, ServerState.DRAIN),
+        (32, ServerState.MAINT),
+        (64, ServerState.READY),
+    ],
+)
+def test_the_bits_of_the_admin_state(admin: int, state: ServerState) -> None:
+    """Maintenance and drain may be told, inherited or from DNS; 4 only remembers `disabled`."""
+    assert read_state(STATE.replace(" 2 8 50 ", f" 2 {admin} 50 "))["web-02"].state is state
+
+
+def test_counters_are_read_by_the_names_of_their_columns() -> None:
+    """Requests of a server are its sessions; quotes and commas in a check's words are no column."""
+    servers, whole = read_stat(STAT)
+    assert servers["web-01"] == Counts(sessions=3, requests=30, failed=4)
+    assert servers["web-02"] == Counts(sessions=0, requests=12, failed=0)
+    assert whole == Counts(sessions=2, requests=44, failed=5)
+
+
+def test_two_commands_give_two_replies() -> None:
+    """One connection answers both; each part is read on its own."""
+    assert split(STATE + STAT) == (STATE, STAT)
+
+
+@pytest.mark.parametrize("reply", ["Can't find backend.\n\n", "No such proxy.\n\n", "\n", ""])
+def test_a_complaint_is_quoted(reply: str) -> None:
+    """Whatever is not a table is what HAProxy had to say."""
+    words = reply.strip() or "nothing"
+    with pytest.raises(ReplyError, match=words):
+        read_state(reply)
+    with pytest.raises(ReplyError, match=words):
+        read_stat(reply)
+
+
+def test_a_row_that_lacks_columns_is_no_answer() -> None:
+    """Half a row must not be read as a server without sessions."""
+    with pytest.raises(ReplyError, match="cut short"):
+        read_state(STATE.replace(" 40 40 2 1 0 0 8 0 0 0 - 19003 - 0 0 - - 0", ""))
+    with pytest.raises(ReplyError, match="cut short"):
+        read_stat(STAT.replace("0,0,12,DRAIN,,,", "0,0"))
+
+
+def test_of_several_balancers_numbers_add_up_and_the_worst_state_counts() -> None:
+    """A server is as good as in the balancer that treats it worst."""
+    report = merge(
+        [
+            view(row(), counts=Counts(1, 10, 2), whole=Counts(0, 100, 3)),
+            view(
+                row(state=ServerState.DRAIN, up=False, weight=50),
+                counts=Counts(2, 20, 1),
+                whole=Counts(0, 50, 4),
+            ),
+        ]
+    )
+    server = report.servers["web-01"]
+    assert (server.state, server.up, server.weight) == (ServerState.DRAIN, False, 50)
+    assert (server.sessions, server.requests, server.failed) == (3, 30, 3)
+    assert (report.requests, report.failed) == (150, 7)
+
+
+def test_a_server_that_one_balancer_lacks_is_not_in_the_report() -> None:
+    """Inventory and balancers disagree about it, and a check before the start can say so."""
+    report = merge([view(row(), row("web-02")), view(row("web-02"))])
+    assert list(report.servers) == ["web-02"]
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("unix:/run/haproxy.sock", Address("unix:/run/haproxy.sock", path="/run/haproxy.sock")),
+        ("tcp:lb-1:9999", Address("tcp:lb-1:9999", host="lb-1", port=9999)),
+        ("10.0.0.1:9999", Address("10.0.0.1:9999", host="10.0.0.1", port=9999)),
+        ("tcp:[fd00::1]:1", Address("tcp:[fd00::1]:1", host="fd00::1", port=1)),
+    ],
+)
+def test_addresses_are_paths_or_host_and_port(text: str, address: Address) -> None:
+    """Each spelling that the documentation names."""
+    assert Address.parse(text) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "unix:",
+        "unix:run/x",
+        "unix:/a\nb",
+        "unix:/" + "x" * MAX_PATH,
+        "lb",
+        "lb:",
+        "lb:0",
+        "lb:65536",
+        "a b:1",
+        "x:1\n",
+        "http://lb:80",
+        7,
+        None,
+        ["lb:1"],
+    ],
+)
+def test_other_addresses_are_refused(text: object) -> None:
+    """A socket's path that is too long fails only when it is used, so it is refused here."""
+    with pytest.raises(SettingsError) as refusal:
+        balancers.check({"kind": "haproxy", "addresses": [text], "backend": "app"})
+    assert list(refusal.value.errors) == ["addresses"]
+
+
+def test_every_wrong_setting_is_named_at_once() -> None:
+    """All bad, unknown and missing keys come in one refusal."""
+    with pytest.raises(SettingsError) as refusal:
+        balancers.check({"kind": "haproxy", "addresses": "lb:1", "socket": "/x"})
+    assert set(refusal.value.errors) == {"addresses", "backend", "socket"}
+    with pytest.raises(SettingsError) as refusal:
+        balancers.check({"kind": "haproxy", "addresses": ["lb:1", "lb:1"], "backend": "a"})
+    assert "once" in refusal.value.errors["addresses"]
+    with pytest.raises(SettingsError, match="must be one of: haproxy"):
+        balancers.check({"addresses": ["lb:1"], "backend": "a"})
+
+
+@pytest.mark.parametrize("name", ["app;quit", "app\n", "app web", "app/web-01", "", "a" * 129])
+async def test_names_that_would_be_commands_are_refused(name: str) -> None:
+    """A backend when it is saved, a server before anything is sent: nothing listens there."""
+    with pytest.raises(SettingsError, match="backend: must be a name"):
+        balancers.check({"kind": "haproxy", "addresses": ["lb:1"], "backend": name})
+    balancer = HAProxy([Address.parse("unix:/nowhere.sock")], "app")
+    for call in (balancer.drain, balancer.ready, balancer.cut):
+        with pytest.raises(BalancerError, match="can't be a server of HAProxy"):
+            await call(name)
+    with pytest.raises(BalancerError, match="can't be a server of HAProxy"):
+        await balancer.set_weight(name, 50)
+
+
+@pytest.mark.parametrize("percent", [-1, 101])
+async def test_a_share_is_from_0_to_100(percent: int) -> None:
+    """HAProxy would take 150 %; we mean shares of what is configured."""
+    balancer = HAProxy([Address.parse("unix:/nowhere.sock")], "app")
+    with pytest.raises(BalancerError, match="from 0 to 100 percent"):
+        await balancer.set_weight("web-01", percent)
