@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from django.db import connection, transaction
 from django.db.models import Count, F, Q, Window
@@ -114,7 +114,7 @@ def _progress_of(ids: Sequence[str]) -> dict[str, Json]:
         .values("deployment_id", "batch")
         .annotate(**COUNTS, begun=Count("id", filter=BEGUN))
     )
-    for row in rows:
+    for row in cast(Iterable[Json], rows):
         counted = held[row["deployment_id"]]
         for key in COUNTS:
             counted[key] += row[key]

@@ -1,0 +1,188 @@
+"""What lists and the overview show of services, for pages, REST and sockets alike.
+
+A deployment's own snapshot is drawn in `rollouts.snapshots`.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.db.models import Count, Q
+from django.utils import timezone
+
+from rollouts.models import Deployment, Instance, Service
+from rollouts.snapshots import Json, iso, one_moment, summaries
+from rollouts.states import ACTIVE, DeploymentStatus
+
+ACTIVE_VALUES = [status.value for status in ACTIVE]
+JUST_ENDED = timedelta(seconds=60)  # so long an end may still be news to a socket
+
+
+def lock_fields(service: Service) -> Json:
+    """Return whether a deployment may start, and who forbids it why and until when."""
+    holds = service.lock_holds
+    return {
+        "locked": holds,
+        "reason": service.lock_reason if holds else "",
+        "by": service.locked_by if holds else "",
+        "until": iso(service.locked_until) if holds else None,
+    }
+
+
+def instance_fields(instance: Instance) -> Json:
+    """Return one instance as the inventory knows it; nothing is probed for it."""
+    return {
+        "name": instance.name,
+        "address": instance.fact().address,
+        "server": instance.server,
+        "slot": instance.slot,
+        "zone": instance.zone,
+        "active": instance.active,
+        "version": instance.version,
+        "version_at": iso(instance.version_at),
+    }
+
+
+def service_fields(service: Service) -> Json:
+    """Return `service` as in a list."""
+    return services_fields([service])[0]
+
+
+def service_detail(service: Service) -> Json:
+    """Return `service` with all its instances."""
+    instances = [instance_fields(instance) for instance in service.instances.all()]
+    return {**service_fields(service), "instances": instances}
+
+
+def services_fields(services: Sequence[Service]) -> list[Json]:
+    """Return each of `services`, with three queries for all of them."""
+    ids = [service.pk for service in services]
+    versions = _versions(ids)
+    latest = {
+        one.service_id: one
+        for one in Deployment.objects.filter(service__in=ids)
+        .order_by("service", "-created_at", "-id")
+        .distinct("service")
+    }
+    active = dict(
+        Deployment.objects.filter(service__in=ids, status__in=ACTIVE_VALUES).values_list(
+            "service_id", "id"
+        )
+    )
+    return [
+        {
+            "name": service.name,
+            "total": sum(versions[service.pk].values()),
+            "versions": versions[service.pk],
+            "lock": lock_fields(service),
+            "active_deployment": active.get(service.pk),
+            "last_deployment": _brief(latest.get(service.pk)),
+            "policy": service.policy,
+        }
+        for service in services
+    ]
+
+
+def _versions(ids: Iterable[int]) -> dict[int, dict[str, int]]:
+    """Return how many active instances of each service run which version, most first."""
+    rows = (
+        Instance.objects.filter(service__in=ids, active=True)
+        .order_by()
+        .values_list("service_id", "version")
+        .annotate(count=Count("id"))
+        .order_by("-count", "version")
+    )
+    versions: dict[int, dict[str, int]] = defaultdict(dict)
+    for service_id, version, count in rows:
+        versions[service_id][version] = count
+    return versions
+
+
+def _brief(deployment: Deployment | None) -> Json | None:
+    if deployment is None:
+        return None
+    return {
+        "id": deployment.id,
+        "version": deployment.version,
+        "status": deployment.status,
+        "started_by": deployment.started_by,
+        "created_at": iso(deployment.created_at),
+        "completed_at": iso(deployment.completed_at),
+    }
+
+
+def services_named(names: Iterable[str] | None = None) -> list[Json]:
+    """Return the services of these names, or all."""
+    wanted = Service.objects.all() if names is None else Service.objects.filter(name__in=names)
+    return services_fields(list(wanted))
+
+
+def overview() -> Json:
+    """Return all services and the active deployments, at one moment."""
+    with one_moment():
+        return {"services": services_named(), "deployments": active_summaries()}
+
+
+def active_summaries() -> list[Json]:
+    """Return the summary of every active deployment, newest first."""
+    active = Deployment.objects.filter(status__in=ACTIVE_VALUES).select_related("service")
+    return summaries(list(active))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the events of one deployment go."""
+
+    service: str
+    seq: int
+    settled: bool  # ended, and longer ago than JUST_ENDED: no more news of it
+
+
+def progress_of_all(known: Iterable[str] = ()) -> dict[str, Progress]:
+    """Return how far every deployment is that may have news for whoever knows `known`.
+
+    These are the active ones, those that ended just now, and the known.
+    """
+    just_ended = timezone.now() - JUST_ENDED
+    recent = Q(status__in=ACTIVE_VALUES) | Q(completed_at__gte=just_ended)
+    found = Deployment.objects.filter(recent | Q(pk__in=list(known))).select_related("service")
+    return {
+        one.pk: Progress(
+            one.service.name,
+            one.seq,
+            settled=one.completed_at is not None and one.completed_at < just_ended,
+        )
+        for one in found.only("seq", "completed_at", "service__name").order_by("created_at", "id")
+    }
+
+
+def without_targets(event: Json) -> Json:
+    """Return `event` as the overview needs it: its deployments are summaries."""
+    patch: dict[str, Any] = {
+        key: value for key, value in event["patch"].items() if key != "targets"
+    }
+    return {**event, "patch": patch}
+
+
+def first_patch(deployment: Deployment) -> Json:
+    """Return the summary of `deployment` as it was with its first event.
+
+    So whoever never saw it can add it on "created" and apply the later events to it.
+    """
+    summary = summaries([deployment])[0]
+    untouched = {"updated": 0, "healthy": 0, "failed": 0, "rolled_back": 0, "batch": 0}
+    return {
+        **summary,
+        "status": DeploymentStatus.PENDING.value,
+        "reason": "",
+        "traffic": {"requests": 0, "failed_requests": 0, "shares": {}},
+        "wish": "",
+        "wish_by": "",
+        "waiting_until": None,
+        "started_at": None,
+        "completed_at": None,
+        "progress": {**summary["progress"], **untouched},
+        "seq": 1,
+    }
