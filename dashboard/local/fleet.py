@@ -1,0 +1,88 @@
+"""The demo fleet: instances web-01, web-02, ... as supervised processes on loopback."""
+
+import http.client
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from dashboard.local.places import CHECKOUT, Places
+from dashboard.local.supervision import Program
+
+GROUP = "fleet"
+FIRST_VERSION = "v1"
+HERE = Path(__file__).resolve().parent
+PORTS = 21_000  # where free ports are looked for
+
+
+def names(count: int) -> list[str]:
+    """Return the names of `count` instances."""
+    return [f"web-{number:02}" for number in range(1, count + 1)]
+
+
+def prepare(places: Places, instances: Mapping[str, int]) -> None:
+    """Give every instance the first version, whatever an earlier run left."""
+    for name in instances:
+        folder = places.fleet / name
+        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / "version").write_text(f"{FIRST_VERSION}\n")
+    history(places).write_text("")
+
+
+def programs(places: Places, instances: Mapping[str, int], balancer_url: str) -> list[Program]:
+    """Return how the instances, names with ports, are run."""
+    return [
+        Program(
+            name,
+            (
+                # No site packages and no environment: it starts in half the time.
+                *(sys.executable, "-S", "-E", "-P", str(HERE / "app.py")),
+                *("--name", name, "--port", str(port)),
+                *("--version-file", str(places.fleet / name / "version")),
+                *("--balancer", balancer_url),
+            ),
+            group=GROUP,
+            directory=places.fleet,
+            stop_seconds=5,
+            retries=3,
+            log_bytes=500_000,
+        )
+        for name, port in instances.items()
+    ]
+
+
+def update_command(places: Places) -> dict[str, object]:
+    """Return the driver of the fleet, as the inventory has it."""
+    update = [sys.executable, "-m", "dashboard.local.update", "--data", _literal(places.data)]
+    return {
+        "kind": "command",
+        "update": [*update, "{name}", "{version}"],
+        "directory": str(CHECKOUT),
+    }
+
+
+def answers(port: int) -> bool:
+    """Whether an instance answers on `port` that it is well."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def history(places: Places) -> Path:
+    """Return the list of all updates: a line `NAME VERSION` for each, in their order."""
+    return places.fleet / "history"
+
+
+def updated(places: Places, version: str, since: int) -> list[str]:
+    """Return the instances that were given `version` after the first `since` lines."""
+    lines = history(places).read_text().splitlines()[since:]
+    return sorted({line.split()[0] for line in lines if line.split()[1] == version})
+
+
+def _literal(path: Path) -> str:
+    # A doubled brace stands for itself in an argument template.
+    return str(path).replace("{", "{{").replace("}", "}}")

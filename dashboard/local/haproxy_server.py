@@ -1,0 +1,128 @@
+"""The embedded HAProxy: a configuration that loses no request, and its runtime API."""
+
+import csv
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from dashboard.local import binaries
+from dashboard.local.places import Places
+from dashboard.local.supervision import Program
+
+NAME = "haproxy"
+BACKEND = "app"
+ANSWER_LIMIT = 4 * 2**20  # bytes
+ADMIN_PATIENCE = 2.0  # seconds for one answer of the runtime API
+
+CONFIG = """\
+# Written at each start: a change here is lost.
+global
+    maxconn 2000
+    # The runtime API: drain, ready, weight and what is read back.
+    stats socket "{admin}" mode 600 level admin
+    # What was drained before a restart is drained after it.
+    server-state-file "{state}"
+
+defaults
+    mode http
+    load-server-state-from-file global
+    option http-keep-alive
+    # Only what reached no server is tried once more, elsewhere: nothing is ever sent twice.
+    retries 2
+    retry-on conn-failure
+    option redispatch 1
+    timeout connect 2s
+    timeout queue 5s
+    timeout http-request 10s
+    timeout http-keep-alive 30s
+    timeout client 60s
+    timeout server 60s
+    timeout check 2s
+
+frontend http
+    bind 127.0.0.1:{port}
+    default_backend {backend}
+
+backend {backend}
+    balance roundrobin
+    # They take an instance out that fell over by itself; a deployment drains, it does not wait
+    # for them. With its check an instance is told whether it is being drained.
+    option httpchk
+    http-check send meth GET uri /health
+    http-check send-state
+    http-check expect status 200
+    # Percent weights are truncated: 100 leaves them exact.
+    default-server weight 100 check inter 2s fastinter 500ms downinter 500ms fall 3 rise 1
+    # A client may ask for one server; it gets another where that one takes nobody in.
+    use-server %[req.hdr(x-server)] if {{ req.hdr(x-server) -m found }}
+{servers}
+"""
+
+
+def render(admin: Path, state: Path, port: int, servers: Mapping[str, int]) -> str:
+    """Return a configuration that balances `port` to `servers`, names with ports of loopback."""
+    lines = [f"    server {name} 127.0.0.1:{number}" for name, number in servers.items()]
+    return CONFIG.format(
+        admin=admin, state=state, port=port, backend=BACKEND, servers="\n".join(lines)
+    )
+
+
+def prepare(places: Places, port: int, servers: Mapping[str, int]) -> None:
+    """Write the configuration; every server begins as it says, whatever was before."""
+    text = render(places.haproxy_socket, places.haproxy_state, port, servers)
+    places.haproxy_config.write_text(text)
+    places.haproxy_state.write_text("")
+
+
+def program(places: Places) -> Program:
+    """Return how the server is run."""
+    return Program(NAME, (str(binaries.haproxy()), "-db", "-f", str(places.haproxy_config)))
+
+
+def ask(admin: Path, command: str) -> str:
+    """Return HAProxy's answer to `command`; raise OSError where it does not give one in time."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(ADMIN_PATIENCE)
+        connection.connect(str(admin))
+        connection.sendall(command.encode() + b"\n")
+        answer = b""
+        while chunk := connection.recv(2**16):
+            answer += chunk
+            if len(answer) > ANSWER_LIMIT:
+                raise OSError("HAProxy's answer has no end")
+    return answer.decode(errors="replace")
+
+
+def answers(admin: Path) -> bool:
+    """Whether HAProxy answers on its runtime API."""
+    with suppress(OSError):
+        return "Version:" in ask(admin, "show info")
+    return False
+
+
+def statuses(admin: Path) -> dict[str, str]:
+    """Return the status of each server (UP, DRAIN, MAINT, DOWN 1/3, ...); raise OSError."""
+    rows = csv.DictReader(ask(admin, "show stat").removeprefix("# ").splitlines())
+    return {
+        row["svname"]: row["status"]
+        for row in rows
+        if row["pxname"] == BACKEND and row["svname"] not in {"FRONTEND", "BACKEND"}
+    }
+
+
+def out_of_rotation(admin: Path) -> set[str]:
+    """Return the servers that get no new requests now; raise OSError."""
+    return {
+        name
+        for name, status in statuses(admin).items()
+        if not status.startswith(("UP", "no check"))
+    }
+
+
+def save_state(places: Places) -> None:
+    """Keep what is drained and weighted, for a restart of HAProxy; raise OSError."""
+    state = ask(places.haproxy_socket, "show servers state")
+    draft = places.haproxy_state.with_suffix(".new")
+    draft.write_text(state)
+    draft.replace(places.haproxy_state)
