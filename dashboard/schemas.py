@@ -1,0 +1,251 @@
+"""What REST takes and gives, for its checks of input and its description of itself."""
+
+import re
+from typing import Any, Literal
+
+from ninja import Field, Schema
+from pydantic import ConfigDict, field_validator
+
+from rollouts import policy
+
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+class Body(Schema):
+    """What a client sends; what is not known is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Plan(Body):
+    """What is to be deployed."""
+
+    version: str = Field(description="Letters, digits, '.', '_', '+' and '-'.")
+    strategy: str | None = Field(None, description=f"One of: {', '.join(policy.STRATEGIES)}.")
+    policy: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Keys that differ from the service's own policy: "
+        + " ".join(
+            f"`{knob.key}` ({knob.unit or knob.kind}, default {knob.default!r}): {knob.help}"
+            for knob in policy.KNOBS
+        ),
+    )
+
+    def layer(self) -> dict[str, Any]:
+        """Return the policy that was asked for, the strategy included."""
+        return self.policy if self.strategy is None else {**self.policy, "strategy": self.strategy}
+
+
+class Start(Plan):
+    """A deployment to start."""
+
+    note: str = Field("", max_length=500, description="Why, for those who look later.")
+
+    @field_validator("note")
+    @classmethod
+    def printable(cls, value: str) -> str:
+        """Refuse control characters: PostgreSQL would refuse some, a terminal obey others."""
+        if UNPRINTABLE.search(value):
+            raise ValueError("must hold no control characters")
+        return value
+
+
+class Ask(Body):
+    """Something asked of a running deployment."""
+
+    seen: str = Field(
+        "", description="The status that was acted on; 409 if it is another one by now."
+    )
+
+
+class Cancel(Ask):
+    """How to stop: leave what is done, or bring everything back."""
+
+    mode: str = Field(description='"stop" or "roll_back"', examples=["stop", "roll_back"])
+
+
+class Problem(Schema):
+    """An error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: dict[str, str] | None = Field(None, description="Each bad key and what is right.")
+    deployment: str | None = Field(None, description="The deployment that is in the way.")
+
+
+class Progress(Schema):
+    """How many targets are how far."""
+
+    total: int
+    updated: int
+    healthy: int
+    failed: int
+    rolled_back: int
+    batch: int
+    batches: int
+
+
+class HealthCheck(Schema):
+    """One answer to a probe."""
+
+    at: str
+    status: int | None
+    latency_ms: float | None
+    error: str
+
+
+class Target(Schema):
+    """One instance's part in a deployment."""
+
+    instance: str
+    address: str
+    slot: str
+    batch: int
+    status: str
+    old_version: str
+    new_version: str
+    touched: bool
+    error: str
+    sessions: int | None
+    updated_at: str
+    health_checks: list[HealthCheck]
+
+
+class Traffic(Schema):
+    """What clients got since the start, and how it is shared among versions."""
+
+    requests: int
+    failed_requests: int
+    shares: dict[str, float]
+
+
+class Summary(Schema):
+    """A deployment in a list. Times are ISO 8601 in UTC."""
+
+    id: str
+    service: str
+    version: str
+    previous_version: str
+    strategy: str
+    status: str
+    reason: str
+    policy: dict[str, Any]
+    progress: Progress
+    traffic: Traffic
+    note: str
+    wish: str
+    wish_by: str
+    waiting_until: str | None
+    started_by: str
+    created_at: str
+    started_at: str | None
+    completed_at: str | None
+    seq: int
+
+
+class Snapshot(Summary):
+    """A deployment as a whole, as of event `seq`."""
+
+    targets: list[Target]
+
+
+class Event(Schema):
+    """One thing that happened; `patch` holds the snapshot's fields that changed."""
+
+    seq: int
+    at: str
+    kind: str
+    target: str | None = None
+    patch: dict[str, Any]
+    message: str
+
+
+class Lock(Schema):
+    """Whether a deployment may start."""
+
+    locked: bool
+    reason: str
+    by: str
+    until: str | None
+
+
+class LastDeployment(Schema):
+    """The latest deployment of a service."""
+
+    id: str
+    version: str
+    status: str
+    started_by: str
+    created_at: str
+    completed_at: str | None
+
+
+class Service(Schema):
+    """A service in a list; `versions` counts its active instances."""
+
+    name: str
+    total: int
+    versions: dict[str, int]
+    lock: Lock
+    active_deployment: str | None
+    last_deployment: LastDeployment | None
+    policy: dict[str, Any]
+
+
+class Instance(Schema):
+    """One instance, with the version last verified on it."""
+
+    name: str
+    address: str
+    server: str
+    slot: str
+    zone: str
+    active: bool
+    version: str
+    version_at: str | None
+
+
+class ServiceDetail(Service):
+    """A service with its instances."""
+
+    instances: list[Instance]
+
+
+class Draft(Schema):
+    """What a deployment would do."""
+
+    service: str
+    version: str
+    strategy: str
+    total: int
+    batches: list[list[str]]
+    least_in_service: int
+    expected_seconds: float
+    warnings: list[str]
+    policy: dict[str, Any]
+
+
+class Services(Schema):
+    """A page of services."""
+
+    items: list[Service]
+    next: str | None
+
+
+class Deployments(Schema):
+    """A page of deployments."""
+
+    items: list[Summary]
+    next: str | None
+
+
+class Events(Schema):
+    """A page of events; `next` is the `after` of the page that follows."""
+
+    items: list[Event]
+    next: int | None
+
+
+Mode = Literal["stop", "roll_back"]
