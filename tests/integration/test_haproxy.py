@@ -79,8 +79,16 @@ class Running:
     def address(self, name: str = "admin") -> str:
         return f"unix:{self.folder}/{name}.sock"
 
-    def stop(self) -> None:
+    def freeze(self) -> None:
+        """Stop the process as a debugger would; return when it stands still."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+
+    def thaw(self) -> None:
         self.process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        self.thaw()
         self.process.kill()
         self.process.wait(10)
 
@@ -303,6 +311,34 @@ async def test_cut_ends_open_requests(haproxy: Running) -> None:
     assert not (await request).endswith(b"web-01")
 
 
+@pytest.mark.parametrize(("open_for", "looks"), [(2, 3), (10_000, None)])
+async def test_cut_looks_until_none_is_left_but_not_for_ever(
+    folder: Path, open_for: int, looks: int | None
+) -> None:
+    """HAProxy may take a moment, and clients with a sticky cookie come back without end."""
+    state = "1\n# be_id srv_name srv_op_state srv_admin_state srv_uweight srv_iweight\n"
+    state += "3 web-01 2 8 100 100\n\n"
+    stat = "# pxname,svname,scur,stot,\napp,web-01,{},9,\napp,BACKEND,0,9,\n\n"
+    commands: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        command = (await reader.readline()).decode()
+        looked = sum("show stat" in each for each in commands)
+        commands.append(command)
+        reply = state if "show servers state" in command else "\n"
+        if "show stat" in command:
+            reply += stat.format(int(looked < open_for))
+        writer.write(reply.encode())
+        writer.close()
+
+    begun = time.monotonic()
+    async with await asyncio.start_unix_server(serve, folder / "stub.sock"):
+        await balancer(f"unix:{folder}/stub.sock").cut("web-01")
+    assert time.monotonic() - begun < 2
+    assert "shutdown sessions server app/web-01\n" in commands
+    assert looks is None or sum("show stat" in each for each in commands) == looks
+
+
 async def test_ready_waits_for_haproxys_own_check(haproxy: Running, instances: Instances) -> None:
     """HAProxy found the server down while it was drained: ready() is not done before it is up."""
     subject = balancer(haproxy.address())
@@ -412,7 +448,7 @@ async def test_a_balancer_that_is_gone_is_told_at_once(haproxy: Running) -> None
 async def test_a_balancer_that_hangs_is_given_up_after_2_seconds(haproxy: Running) -> None:
     """The kernel still accepts for a stopped process, but nobody answers."""
     subject = balancer(haproxy.address())
-    haproxy.process.send_signal(signal.SIGSTOP)
+    haproxy.freeze()
     begun = time.monotonic()
     results = await asyncio.gather(
         subject.report(), subject.drain("web-01"), subject.cut("web-01"), return_exceptions=True
@@ -444,7 +480,7 @@ async def test_of_two_balancers_both_must_confirm(
     other = launch()
     subject = balancer(haproxy.address(), f"127.0.0.1:{other.port}")
     await until(lambda: reports(subject))
-    os.kill(other.process.pid, signal.SIGSTOP)
+    other.freeze()
     drained, report = await asyncio.gather(
         subject.drain("web-01"), subject.report(), return_exceptions=True
     )
@@ -452,7 +488,7 @@ async def test_of_two_balancers_both_must_confirm(
     assert isinstance(drained, BalancerUnreachable)
     assert str(drained) == f"HAProxy at 127.0.0.1:{other.port} did not answer within 2 s"
     assert (await see(balancer(haproxy.address()))).state is ServerState.DRAIN
-    os.kill(other.process.pid, signal.SIGCONT)
+    other.thaw()
     await subject.drain("web-01")
     assert (await see(balancer(other.address()))).state is ServerState.DRAIN
     await subject.ready("web-01")
@@ -498,7 +534,7 @@ async def test_a_cancelled_call_leaves_no_connection(haproxy: Running) -> None:
     subject = balancer(haproxy.address())
     await subject.report()
     before = descriptors()
-    haproxy.process.send_signal(signal.SIGSTOP)
+    haproxy.freeze()
     call = asyncio.create_task(subject.report())
 
     async def connected() -> bool:

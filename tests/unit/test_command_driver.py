@@ -13,7 +13,7 @@ import pytest
 from rollouts import drivers
 from rollouts.adapters import SettingsError
 from rollouts.drivers import command
-from rollouts.drivers.output import MAX_LINE, MAX_OUTPUT, clean
+from rollouts.drivers.output import MAX_LINE, MAX_OUTPUT, LineSink, clean
 from rollouts.drivers.process_group import TERM_GRACE
 from rollouts.drivers.templates import fill, values
 from rollouts.facts import Instance
@@ -220,6 +220,12 @@ async def test_progress_bars_and_windows_lines_are_lines() -> None:
     """A carriage return ends a line, with or without a newline after it."""
     lines = await update(python("import os; os.write(1, b'10%\\r20%\\r\\ndone\\r\\nend')"))
     assert lines == ["10%", "20%", "done", "end"]
+    pieces: list[str] = []
+    sink = LineSink(pieces.append)
+    for chunk in (b"on", b"e\r", b"\ntwo\r", b"three\r"):
+        sink.feed(chunk)
+    sink.close()
+    assert pieces == ["one", "two", "three"]
 
 
 async def started(settings: dict[str, object], count: int) -> tuple[asyncio.Task[None], list[int]]:

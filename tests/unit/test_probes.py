@@ -129,6 +129,16 @@ async def test_a_redirect_is_not_followed_but_told() -> None:
     assert hits == []
 
 
+async def test_what_an_instance_says_is_told_short_and_printable() -> None:
+    """A message for the screen holds no control character and no novel."""
+    reply = page(b"", "302 Found").replace(b"\r\n\r\n", b"\r\nLocation: /\x9b31m" + b"y" * 5000)
+    async with instance(reply + b"\r\n\r\n") as target:
+        answer = await ask(target)
+    assert answer.error.startswith("/health answered 302, a redirect to /?31myyy")
+    assert answer.error.isprintable()
+    assert len(answer.error) < 300
+
+
 async def test_nothing_listening_is_not_a_bad_answer_but_none() -> None:
     """A refused connection says that the instance is starting."""
     target = Instance("web-01", "127.0.0.1", unused_port(), "web-01")
@@ -329,11 +339,19 @@ async def test_every_probe_makes_a_connection_of_its_own() -> None:
 
 async def test_a_name_is_tried_at_each_of_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     """`localhost` may be ::1 first though the instance listens on 127.0.0.1 alone."""
+    seen: list[str] = []
+
+    async def reply(request: str, writer: asyncio.StreamWriter) -> None:
+        seen.append(request.lower())
+        writer.write(page())
+        await writer.drain()
+
     resolve_to(monkeypatch, "127.0.0.9", "127.0.0.1")
-    async with instance(page()) as target:
+    async with instance(reply) as target:
         named = Instance("web-01", "web-01.example", target.port, "web-01")
         answer = await ask(named)
     assert answer.ok
+    assert f"host: web-01.example:{target.port}\r\n" in seen[0]
     assert (await ask(named)).listening is False
 
 
