@@ -1,0 +1,94 @@
+"""What on the overview needs a person: said first, in a sentence each."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import django_rq
+from django.urls import reverse
+from redis.exceptions import RedisError
+from rq import Worker
+
+from dashboard.screens import duration, moment
+from rollouts.jobs import QUEUE
+from rollouts.models import Event
+
+PAUSED_TOO_LONG = timedelta(minutes=10)
+UNCLAIMED_TOO_LONG = timedelta(seconds=15)
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One thing that needs a person; `key` stays the same while it lasts."""
+
+    key: str
+    hue: str  # warn or fail
+    text: str
+    url: str = ""
+
+
+def machinery() -> list[Notice]:
+    """Return what is wrong with the queue and its workers."""
+    try:
+        workers = Worker.count(queue=django_rq.get_queue(QUEUE))
+    except RedisError:
+        return [
+            Notice(
+                "redis",
+                "fail",
+                "Redis is out of reach: what is started is saved and begins when it is back.",
+            )
+        ]
+    if workers:
+        return []
+    return [Notice("worker", "fail", "No worker is alive: deployments wait until one is.")]
+
+
+def of_services(services: Iterable[Mapping[str, Any]]) -> list[Notice]:
+    """Return which services are left as nobody wanted them."""
+    notices: list[Notice] = []
+    for service in services:
+        name, last = service["name"], service["last_deployment"]
+        if service["active_deployment"]:
+            continue
+        if last and last["status"] == "failed":
+            text = (
+                f"{name}: the deployment of {last['version']} failed and left the fleet as it is."
+            )
+            url = reverse("deployment", args=[last["id"]])
+            notices.append(Notice(f"failed-{name}", "fail", text, url))
+        if len(service["versions"]) > 1:
+            mix = ", ".join(f"{count} on {version or '?'}" for version, count in _most(service))
+            url = reverse("service", args=[name])
+            notices.append(Notice(f"mixed-{name}", "warn", f"{name} runs a mix: {mix}.", url))
+    return notices
+
+
+def _most(service: Mapping[str, Any]) -> list[tuple[str, int]]:
+    return sorted(service["versions"].items(), key=lambda pair: -pair[1])
+
+
+def of_deployments(deployments: Sequence[Mapping[str, Any]], now: datetime) -> list[Notice]:
+    """Return which running deployments wait for somebody for too long."""
+    notices: list[Notice] = []
+    for one in deployments:
+        url = reverse("deployment", args=[one["id"]])
+        what = f"{one['service']} {one['version']}"
+        created = moment(one["created_at"]) or now
+        if one["status"] == "pending" and now - created > UNCLAIMED_TOO_LONG:
+            waited = duration((now - created).total_seconds())
+            text = f"{what} has waited for a worker for {waited}."
+            notices.append(Notice(f"pending-{one['id']}", "warn", text, url))
+        if one["status"] == "paused" and now - _since(one["id"], created) > PAUSED_TOO_LONG:
+            waited = duration((now - _since(one["id"], created)).total_seconds())
+            notices.append(
+                Notice(f"paused-{one['id']}", "warn", f"{what} has been paused for {waited}.", url)
+            )
+    return notices
+
+
+def _since(deployment_id: str, otherwise: datetime) -> datetime:
+    """Return when the deployment got the status that it has."""
+    moves = Event.objects.filter(deployment=deployment_id, kind="status").order_by("-seq")
+    return moves.values_list("at", flat=True).first() or otherwise

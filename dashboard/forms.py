@@ -1,0 +1,182 @@
+"""The deploy form. Its fields are drawn from the policy's own knobs, and checked by them."""
+
+import json
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django import forms
+
+from rollouts.actions import Draft
+from rollouts.models import Service
+from rollouts.policy import KNOBS, Knob, defaults
+
+OWN_FIELDS = ("version", "note", "key", "previewed")
+
+
+def typed(knob: Knob, raw: Any) -> Any:
+    """Return what was typed as the knob's type; as it is where it isn't one, to be refused."""
+    kinds: dict[str, tuple[type, ...]] = {
+        "number": (int, float),
+        "integer": (int,),
+        "amount": (int,),
+    }
+    for kind in kinds.get(knob.kind, ()):
+        try:
+            return kind(raw)
+        except ValueError:
+            continue
+    return raw
+
+
+def shown(value: Any) -> str:
+    """Return a knob's value as it would be typed."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
+
+
+class DeployForm(forms.Form):
+    """A version, and every knob: an empty field is the service's default.
+
+    `key` makes a double click one deployment; `previewed` is the plan that was seen.
+    """
+
+    version = forms.CharField(
+        max_length=20_000,
+        widget=forms.TextInput(
+            {"list": "versions", "autocomplete": "off", "spellcheck": "false", "placeholder": "v42"}
+        ),
+    )
+    note = forms.CharField(
+        required=False, max_length=500, help_text="Why, for those who read the history."
+    )
+    key = forms.CharField(required=False, max_length=200, widget=forms.HiddenInput)
+    previewed = forms.CharField(required=False, widget=forms.HiddenInput)
+
+    def __init__(self, service: Service, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        own = service.policy if isinstance(service.policy, dict) else {}
+        self.defaults = {**defaults(), **own}
+        for knob in KNOBS:
+            self.fields[knob.key] = self._field(knob)
+        self.initial.setdefault("key", secrets.token_urlsafe(16))
+
+    def _field(self, knob: Knob) -> forms.Field:
+        default = self.defaults[knob.key]
+        field: forms.Field
+        if knob.kind == "switch":
+            field = forms.BooleanField(required=False, initial=default, help_text=knob.help)
+        elif knob.choices:
+            choices = [(choice, choice.replace("_", " ")) for choice in knob.choices]
+            field = forms.CharField(
+                required=False,
+                initial=default,
+                help_text=knob.help,
+                widget=forms.Select(choices=choices),
+            )
+        else:
+            mode = {"number": "decimal", "integer": "numeric"}.get(knob.kind, "text")
+            attributes = {"inputmode": mode, "placeholder": shown(default), "autocomplete": "off"}
+            field = forms.CharField(
+                required=False, help_text=knob.help, widget=forms.TextInput(attributes)
+            )
+        field.label = knob.key
+        field.knob = knob  # type: ignore[attr-defined]
+        field.default = shown(default)  # type: ignore[attr-defined]
+        return field
+
+    def policy(self) -> dict[str, Any]:
+        """Return the keys that differ from the service's defaults; call it once cleaned."""
+        chosen: dict[str, Any] = {}
+        for knob in KNOBS:
+            raw = self.cleaned_data.get(knob.key, "")
+            value = raw if knob.kind == "switch" else typed(knob, raw)
+            if value not in ("", None) and value != self.defaults[knob.key]:
+                chosen[knob.key] = value
+        return chosen
+
+    def refuse(self, errors: Mapping[str, str]) -> None:
+        """Show what the domain refused at its fields, the rest above the form with its key."""
+        for key, text in errors.items():
+            if key in self.fields and key not in OWN_FIELDS[2:]:
+                self.add_error(key, f"{key} {text}")
+            else:
+                self.add_error(None, f"{key}: {text}")
+
+    def main_fields(self) -> list[forms.BoundField]:
+        """Return the knobs that are shown at once."""
+        return [self[knob.key] for knob in KNOBS if knob.main]
+
+    def more_fields(self) -> list[forms.BoundField]:
+        """Return the knobs that are folded away."""
+        return [self[knob.key] for knob in KNOBS if not knob.main]
+
+    def more_open(self) -> bool:
+        """Whether something folded away wants to be seen: an error, or a value of one's own."""
+        fields = self.more_fields()
+        return self.is_bound and any(
+            field.errors or (field.data and field.field.knob.kind not in {"switch", "choice"})
+            for field in fields
+        )
+
+
+def seen_of(draft: Draft) -> str:
+    """Return what of a plan has to be the same still when it is started, as JSON."""
+    return json.dumps(
+        {
+            "version": draft.version,
+            "policy": draft.policy.__dict__,
+            "batches": [
+                {one.instance.name: one.version for one in batch} for batch in draft.plan.batches
+            ],
+            "warnings": list(draft.warnings),
+        },
+        sort_keys=True,
+    )
+
+
+def differences(previewed: str, draft: Draft) -> list[str]:
+    """Return in words what changed in the fleet since the plan `previewed` was drawn.
+
+    A plan that was drawn for other inputs tells nothing about the fleet.
+    """
+    now = json.loads(seen_of(draft))
+    try:
+        then = json.loads(previewed)
+        same_inputs = then["version"] == now["version"] and then["policy"] == now["policy"]
+        before, after = _places(then["batches"]), _places(now["batches"])
+        warned = {str(warning) for warning in then["warnings"]}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
+    if not same_inputs:
+        return []
+    return [
+        *(f"{name} is part of it now." for name in after if name not in before),
+        *(f"{name} is no longer part of it." for name in before if name not in after),
+        *_moves(before, after),
+        *(warning for warning in draft.warnings if warning not in warned),
+        *(f"No longer: {one}" for one in sorted(warned - set(draft.warnings))),
+    ]
+
+
+def _places(batches: Iterable[Mapping[str, str]]) -> dict[str, tuple[int, str]]:
+    return {
+        str(name): (number, str(version))
+        for number, batch in enumerate(batches, 1)
+        for name, version in batch.items()
+    }
+
+
+def _moves(
+    before: Mapping[str, tuple[int, str]], after: Mapping[str, tuple[int, str]]
+) -> list[str]:
+    """Return what is different about the instances in both plans."""
+    words: list[str] = []
+    for name in (name for name in after if name in before):
+        (old_batch, old_version), (new_batch, new_version) = before[name], after[name]
+        if old_version != new_version:
+            words.append(f"{name} runs {new_version or '?'} now, it was {old_version or '?'}.")
+        if old_batch != new_batch:
+            words.append(f"{name} is in batch {new_batch} now, it was in batch {old_batch}.")
+    return words

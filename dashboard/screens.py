@@ -1,0 +1,267 @@
+"""What a snapshot looks like on a screen: glyphs, words, figures. Pure, and without HTML.
+
+The pages draw the first view from this; static/js/states.js says the same for what comes after.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from rollouts.states import ACTIVE, IN_FLIGHT
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a state is shown: never by its hue alone."""
+
+    glyph: str
+    word: str
+    hue: str  # wait, active, ok, warn or fail
+
+
+TILES: dict[str, Look] = {
+    "waiting": Look("○", "waiting", "wait"),
+    "untouched": Look("○", "untouched", "wait"),
+    "draining": Look("⇣", "draining", "active"),
+    "updating": Look("⟳", "updating", "active"),
+    "checking": Look("◔", "checking", "active"),
+    "serving": Look("✓", "serving", "ok"),
+    "failed": Look("✕", "failed", "fail"),
+    "rolling_back": Look("↶", "rolling back", "warn"),
+    "restored": Look("↺", "restored", "ok"),
+    "held_out": Look("–", "held out", "fail"),
+    "unknown": Look("?", "unknown", "wait"),
+}
+DEPLOYMENTS: dict[str, Look] = {
+    "pending": Look("○", "waiting for a worker", "wait"),
+    "in_progress": Look("▶", "deploying", "active"),
+    "paused": Look("‖", "paused", "warn"),
+    "rolling_back": Look("↶", "rolling back", "warn"),
+    "completed": Look("✓", "completed", "ok"),
+    "rolled_back": Look("↺", "rolled back", "warn"),
+    "failed": Look("✕", "failed", "fail"),
+    "cancelled": Look("■", "cancelled", "wait"),
+}
+WISHES = {
+    "stop": "Stopping here",
+    "roll_back": "Stopping and rolling back",
+    "rollback": "Rolling back",
+    "pause": "Pausing when this batch is done",
+    "resume": "Resuming",
+}
+STEPS = {"draining": "draining", "updating": "updating", "health_checking": "checking"}
+PLAIN = {"pending": "waiting", "healthy": "serving", "rolled_back": "restored", **STEPS}
+ACTIVE_VALUES = frozenset(status.value for status in ACTIVE)
+IN_FLIGHT_VALUES = frozenset(status.value for status in IN_FLIGHT)
+
+BAR_STEP = 3  # widths of the sparkline's drawing, in its own units
+BARS_HEIGHT = 16
+LATENCY_FULL = 1000.0  # milliseconds that fill a bar
+
+
+def vocabulary() -> Json:
+    """Return the looks as data, for the scripts."""
+    return {
+        "tiles": {key: asdict(look) for key, look in TILES.items()},
+        "deployments": {key: asdict(look) for key, look in DEPLOYMENTS.items()},
+        "wishes": WISHES,
+    }
+
+
+def tile_state(target: Mapping[str, Any], deployment_status: str) -> str:
+    """Return which of TILES the target is, within a deployment of that status."""
+    status = target["status"]
+    over = deployment_status not in ACTIVE_VALUES
+    if status == "failed":
+        return "held_out" if over else "failed"
+    if status == "pending" and over:
+        return "untouched"
+    if status in IN_FLIGHT_VALUES and deployment_status == "rolling_back":
+        return "rolling_back"
+    return PLAIN.get(status, "unknown")
+
+
+def runs(target: Mapping[str, Any], deployment_status: str) -> str:
+    """Return the version that the instance runs, as far as it is known, in words."""
+    old, new, status = target["old_version"] or "?", target["new_version"], target["status"]
+    back = deployment_status == "rolling_back"
+    if status == "updating":
+        return f"{new if back and target['touched'] else old} → {old if back else new}"
+    if status == "rolled_back" or not target["touched"] or (back and status == "health_checking"):
+        return old
+    return str(new)
+
+
+def bars(checks: Sequence[Mapping[str, Any]]) -> list[Json]:
+    """Return the sparkline of the checks: a bar each, as high as it took, full if it was bad."""
+    drawn: list[Json] = []
+    for number, check in enumerate(checks):
+        good = well(check)
+        share = min(1.0, (check["latency_ms"] or 0.0) / LATENCY_FULL) ** 0.5 if good else 1.0
+        height = max(2, round(share * BARS_HEIGHT))
+        drawn.append(
+            {"x": number * BAR_STEP, "y": BARS_HEIGHT - height, "height": height, "good": good}
+        )
+    return drawn
+
+
+def well(check: Mapping[str, Any]) -> bool:
+    """Whether a check passed: a good status and nothing to complain of."""
+    return not check["error"] and 200 <= (check["status"] or 0) < 300
+
+
+def duration(seconds: float) -> str:
+    """Return `seconds` in the two units that matter."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def moment(text: str | None) -> datetime | None:
+    """Return the aware datetime that a snapshot's time says."""
+    return datetime.fromisoformat(text) if text else None
+
+
+def tile(target: Mapping[str, Any], deployment_status: str, now: datetime) -> Json:
+    """Return what the tile of one target shows."""
+    state = tile_state(target, deployment_status)
+    since = moment(target["updated_at"])
+    running = deployment_status in ACTIVE_VALUES and target["status"] != "pending"
+    seconds = (now - since).total_seconds() if since else 0
+    return {
+        **target,
+        **asdict(TILES[state]),
+        "state": state,
+        "detail": STEPS.get(target["status"], "") if state == "rolling_back" else "",
+        "runs": runs(target, deployment_status),
+        "seconds": duration(seconds) if running else "",
+        "open_sessions": target["sessions"] if target["status"] == "draining" else None,
+        "bars": bars(target["health_checks"]),
+    }
+
+
+def lanes(snapshot: Mapping[str, Any], now: datetime) -> list[Json]:
+    """Return the batches in the order of the plan, each with its tiles and its state."""
+    batches: dict[int, list[Json]] = {}
+    for target in snapshot["targets"]:
+        drawn = tile(target, snapshot["status"], now)
+        batches.setdefault(target["batch"], []).append(drawn)
+    pause = (snapshot["policy"] or {}).get("batch_pause") or 0
+    return [
+        {
+            "batch": number,
+            "tiles": tiles,
+            **lane_state(tiles),
+            "pause": duration(pause) if pause and position else "",
+        }
+        for position, (number, tiles) in enumerate(batches.items())
+    ]
+
+
+def lane_state(tiles: Iterable[Mapping[str, Any]]) -> Json:
+    """Return how far a batch is, in a word."""
+    statuses = [tile["status"] for tile in tiles]
+    failed = statuses.count("failed")
+    if any(status in IN_FLIGHT_VALUES for status in statuses):
+        return {"lane": "active", "words": "under way"}
+    if failed:
+        return {"lane": "failed", "words": f"{failed} failed"}
+    if all(status == "pending" for status in statuses):
+        return {"lane": "coming", "words": "to come"}
+    if all(status == "healthy" for status in statuses):
+        return {"lane": "done", "words": "done"}
+    if all(status in {"rolled_back", "pending"} for status in statuses):
+        return {"lane": "done", "words": "restored"}
+    return {"lane": "active", "words": "partly done"}
+
+
+def segments(progress: Mapping[str, int]) -> list[Json]:
+    """Return the parts of the progress bar, in percent of all targets."""
+    total = progress["total"] or 1
+    touched = progress["healthy"] + progress["failed"] + progress["rolled_back"]
+    parts = [
+        ("ok", "✓", progress["healthy"]),
+        ("warn", "↺", progress["rolled_back"]),
+        ("fail", "✕", progress["failed"]),
+        ("active", "⟳", max(0, progress["updated"] - touched)),
+    ]
+    drawn: list[Json] = []
+    at = 0.0
+    for hue, _glyph, count in parts:
+        width = 100 * count / total
+        drawn.append({"hue": hue, "x": f"{at:g}%", "width": f"{width:g}%"})
+        at += width
+    return drawn
+
+
+def card(summary: Mapping[str, Any], now: datetime) -> Json:
+    """Return what a deployment looks like in a list or in the head of its page."""
+    look = DEPLOYMENTS.get(summary["status"], Look("?", str(summary["status"]), "wait"))
+    begun = moment(summary["started_at"]) or moment(summary["created_at"]) or now
+    ended = moment(summary["completed_at"])
+    took = ((ended or now) - begun).total_seconds()
+    left = None if ended else seconds_left(summary, took)
+    return {
+        **summary,
+        **asdict(look),
+        "active": summary["status"] in ACTIVE_VALUES,
+        "segments": segments(summary["progress"]),
+        "counts": counts(summary["progress"]),
+        "elapsed": duration(took),
+        "left": "" if left is None else f"about {duration(left)} left",
+        "wish_words": WISHES.get(summary["wish"], "") if summary["wish"] else "",
+    }
+
+
+def counts(progress: Mapping[str, int]) -> str:
+    """Return how far it is: "8/20 updated, 0 failed, batch 5 of 10"."""
+    restored = f", {progress['rolled_back']} restored" if progress["rolled_back"] else ""
+    return (
+        f"{progress['updated']}/{progress['total']} updated, {progress['failed']} failed"
+        f"{restored}, batch {progress['batch']} of {progress['batches']}"
+    )
+
+
+def seconds_left(summary: Mapping[str, Any], took: float) -> float | None:
+    """Return about how long it still takes at the pace so far; None while nobody can tell."""
+    progress = summary["progress"]
+    if summary["status"] != "in_progress" or not progress["healthy"]:
+        return None
+    rest = progress["total"] - progress["healthy"] - progress["failed"]
+    return float(took * rest / progress["healthy"])
+
+
+def shares(traffic: Mapping[str, Any], version: str) -> list[Json]:
+    """Return the bar of traffic by version: the new version last, positions in percent."""
+    known = traffic.get("shares") or {}
+    drawn: list[Json] = []
+    at = 0.0
+    for name in sorted(known, key=lambda one: (one == version, one)):
+        percent = 100 * known[name]
+        drawn.append(
+            {
+                "version": name,
+                "new": name == version,
+                "x": f"{at:g}%",
+                "width": f"{percent:g}%",
+                "percent": f"{percent:.0f} %",
+            }
+        )
+        at += percent
+    return drawn
+
+
+def first_failure(events: Iterable[Mapping[str, Any]]) -> Json | None:
+    """Return the first event that says that an instance failed."""
+    for event in events:
+        if event["kind"] == "target" and any(
+            target.get("status") == "failed" for target in event["patch"].get("targets", [])
+        ):
+            return {key: event[key] for key in ("seq", "at", "message")}
+    return None

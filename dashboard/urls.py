@@ -1,0 +1,63 @@
+"""Where everything is."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import django_rq.urls
+from django.contrib import admin
+from django.contrib.auth.decorators import login_required
+from django.contrib.auth.views import LoginView, LogoutView
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponseBase
+from django.urls import URLPattern, include, path
+
+from dashboard import views
+from dashboard.api import api
+
+View = Callable[..., HttpResponseBase]
+
+
+def superusers_only(view: View) -> View:
+    """Refuse everybody else: the queue's own pages ask only for staff, and can start jobs."""
+
+    @wraps(view)
+    def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if not request.user.is_superuser:
+            raise PermissionDenied("The queue's pages are for superusers.")
+        return view(request, *args, **kwargs)
+
+    return login_required(guarded)
+
+
+def guarded(patterns: list[URLPattern]) -> list[URLPattern]:
+    """Return `patterns` with every view for superusers only."""
+    return [
+        URLPattern(one.pattern, superusers_only(one.callback), one.default_args, one.name)
+        for one in patterns
+    ]
+
+
+urlpatterns = [
+    path("", views.overview, name="overview"),
+    path("services/<slug:name>/", views.service, name="service"),
+    path("services/<slug:name>/deploy/", views.deploy, name="deploy"),
+    path("services/<slug:name>/plan/", views.plan, name="plan"),
+    path("deployments/<slug:deployment_id>/", views.deployment, name="deployment"),
+    path("deployments/<slug:deployment_id>/cancel/", views.cancel, name="cancel"),
+    path("deployments/<slug:deployment_id>/pause/", views.pause, name="pause"),
+    path("deployments/<slug:deployment_id>/resume/", views.resume, name="resume"),
+    path("deployments/<slug:deployment_id>/rollback/", views.roll_back, name="rollback"),
+    path(
+        "login/",
+        LoginView.as_view(template_name="login.html", redirect_authenticated_user=True),
+        name="login",
+    ),
+    path("logout/", LogoutView.as_view(), name="logout"),
+    path("admin/queues/", include((guarded(django_rq.urls.urlpatterns), "django_rq"))),
+    # django-rq puts the same pages into the admin, where staff would reach them.
+    path("admin/django_rq/<path:rest>", superusers_only(views.queues)),
+    path("admin/", admin.site.urls),
+    path("api/v1/", api.urls),
+    path("healthz", views.healthz, name="healthz"),
+]

@@ -1,0 +1,59 @@
+// The badge that says how old the page is, and the poll while the socket is away.
+import { make } from "./dom.js";
+import { clock, now } from "./time.js";
+
+const POLL = 3_000;
+const GLYPHS = { live: "●", connecting: "○", reconnecting: "◌", offline: "✕", "signed-out": "✕" };
+
+export function badge(live) {
+  const node = document.getElementById("freshness");
+  const glyph = node.querySelector(".fresh-glyph");
+  const words = node.querySelector(".fresh-words");
+  const show = () => {
+    const asOf = `as of ${clock(live.lastHeard + (now() - Date.now()))}`;
+    node.dataset.state = live.state;
+    glyph.textContent = GLYPHS[live.state];
+    if (live.state === "signed-out") {
+      const next = encodeURIComponent(location.pathname);
+      words.replaceChildren(`Signed out, ${asOf}. `, make("a", { href: `/login/?next=${next}` }, "Log in"));
+      return;
+    }
+    const text = {
+      live: "Live",
+      connecting: `Connecting, ${asOf}`,
+      reconnecting: `Reconnecting (${live.attempt}), ${asOf}`,
+      offline: `Offline, ${asOf}`,
+    }[live.state];
+    if (words.textContent !== text) words.textContent = text;
+    document.documentElement.toggleAttribute("data-stale", live.stale);
+  };
+  live.addEventListener("state", show);
+  show();
+}
+
+// While the page is stale, ask `look` again and again; it returns whether it learned something.
+export function pollWhileStale(live, look) {
+  const turn = async () => {
+    if (!live.stale || live.state === "signed-out") return;
+    try {
+      if (await look()) live.refreshed();
+    } catch {
+      // Out of reach: the badge says so already.
+    }
+    setTimeout(turn, POLL);
+  };
+  live.addEventListener("stale", turn);
+}
+
+// Fetch JSON of our own; null where it is not to be had. Says so when the session is over.
+export async function fetchJson(url, live) {
+  const answer = await fetch(url, {
+    headers: { Accept: "application/json" },
+    signal: AbortSignal.timeout(8_000),
+  });
+  if (answer.status === 401 || answer.redirected) {
+    live.signedOut();
+    return null;
+  }
+  return answer.ok ? answer.json() : null;
+}

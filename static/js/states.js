@@ -1,0 +1,104 @@
+// What a state looks like, the same as dashboard/screens.py says for the first view.
+
+let vocabulary = { tiles: {}, deployments: {}, wishes: {} };
+export const learn = (words) => (vocabulary = words);
+
+const ACTIVE = new Set(["pending", "in_progress", "paused", "rolling_back"]);
+const IN_FLIGHT = new Set(["draining", "updating", "health_checking"]);
+const STEPS = { draining: "draining", updating: "updating", health_checking: "checking" };
+const PLAIN = { pending: "waiting", healthy: "serving", rolled_back: "restored", ...STEPS };
+
+export const isActive = (status) => ACTIVE.has(status);
+export const inFlight = (status) => IN_FLIGHT.has(status);
+
+export function tileState(target, status) {
+  const over = !isActive(status);
+  if (target.status === "failed") return over ? "held_out" : "failed";
+  if (target.status === "pending" && over) return "untouched";
+  if (inFlight(target.status) && status === "rolling_back") return "rolling_back";
+  return PLAIN[target.status] ?? "unknown";
+}
+
+export const tileLook = (state) => vocabulary.tiles[state] ?? vocabulary.tiles.unknown;
+export const step = (target) => STEPS[target.status] ?? "";
+export const deploymentLook = (status) =>
+  vocabulary.deployments[status] ?? { glyph: "?", word: status, hue: "wait" };
+export const wishWords = (wish) => vocabulary.wishes[wish] ?? "";
+
+export function runs(target, status) {
+  const before = target.old_version || "?";
+  const back = status === "rolling_back";
+  if (target.status === "updating") {
+    const from = back && target.touched ? target.new_version : before;
+    return `${from} → ${back ? before : target.new_version}`;
+  }
+  const restored = target.status === "rolled_back" || !target.touched;
+  return restored || (back && target.status === "health_checking") ? before : target.new_version;
+}
+
+export const isWell = (check) => !check.error && check.status >= 200 && check.status < 300;
+
+export function bars(checks) {
+  return checks.map((check, number) => {
+    const good = isWell(check);
+    const share = good ? Math.sqrt(Math.min(1, (check.latency_ms ?? 0) / 1000)) : 1;
+    const height = Math.max(2, Math.round(share * 16));
+    return { x: number * 3, y: 16 - height, width: 2, height, good };
+  });
+}
+
+export function counts(progress) {
+  const restored = progress.rolled_back ? `, ${progress.rolled_back} restored` : "";
+  return (
+    `${progress.updated}/${progress.total} updated, ${progress.failed} failed${restored}, ` +
+    `batch ${progress.batch} of ${progress.batches}`
+  );
+}
+
+export function segments(progress) {
+  const total = progress.total || 1;
+  const settled = progress.healthy + progress.failed + progress.rolled_back;
+  const parts = [
+    ["ok", progress.healthy],
+    ["warn", progress.rolled_back],
+    ["fail", progress.failed],
+    ["active", Math.max(0, progress.updated - settled)],
+  ];
+  let at = 0;
+  return parts.map(([hue, count]) => {
+    const width = (100 * count) / total;
+    const drawn = { hue, x: `${at}%`, width: `${width}%` };
+    at += width;
+    return drawn;
+  });
+}
+
+export function shares(traffic, version) {
+  const known = Object.entries(traffic.shares ?? {});
+  known.sort(([one], [other]) => (one === version) - (other === version) || (one < other ? -1 : 1));
+  let at = 0;
+  return known.map(([name, share]) => {
+    const drawn = { version: name, isNew: name === version, x: at, percent: 100 * share };
+    at += drawn.percent;
+    return drawn;
+  });
+}
+
+// How long it still takes at the pace so far; null while nobody can tell.
+export function secondsLeft(held, took) {
+  const { healthy, failed, total } = held.progress;
+  if (held.status !== "in_progress" || !healthy) return null;
+  return (took * (total - healthy - failed)) / healthy;
+}
+
+export function laneState(targets) {
+  const statuses = targets.map((target) => target.status);
+  const failed = statuses.filter((status) => status === "failed").length;
+  if (statuses.some(inFlight)) return ["active", "under way"];
+  if (failed) return ["failed", `${failed} failed`];
+  if (statuses.every((status) => status === "pending")) return ["coming", "to come"];
+  if (statuses.every((status) => status === "healthy")) return ["done", "done"];
+  if (statuses.every((status) => status === "rolled_back" || status === "pending"))
+    return ["done", "restored"];
+  return ["active", "partly done"];
+}
