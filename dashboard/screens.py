@@ -57,9 +57,11 @@ PLAIN = {"pending": "waiting", "healthy": "serving", "rolled_back": "restored", 
 ACTIVE_VALUES = frozenset(status.value for status in ACTIVE)
 IN_FLIGHT_VALUES = frozenset(status.value for status in IN_FLIGHT)
 
-BAR_STEP = 3  # widths of the sparkline's drawing, in its own units
+BAR_STEP = 4  # the sparkline in its own units: 3 wide and a gap, the newest at the right
+BARS_WIDTH = 120
 BARS_HEIGHT = 16
-LATENCY_FULL = 1000.0  # milliseconds that fill a bar
+BAR_LEAST = 4
+LATENCY_FULL = 300.0  # milliseconds that fill a bar
 
 
 def vocabulary() -> Json:
@@ -98,12 +100,13 @@ def runs(target: Mapping[str, Any], deployment_status: str) -> str:
 def bars(checks: Sequence[Mapping[str, Any]]) -> list[Json]:
     """Return the sparkline of the checks: a bar each, as high as it took, full if it was bad."""
     drawn: list[Json] = []
+    first = BARS_WIDTH - BAR_STEP * len(checks)
     for number, check in enumerate(checks):
         good = well(check)
         share = min(1.0, (check["latency_ms"] or 0.0) / LATENCY_FULL) ** 0.5 if good else 1.0
-        height = max(2, round(share * BARS_HEIGHT))
+        height = max(BAR_LEAST, round(share * BARS_HEIGHT))
         drawn.append(
-            {"x": number * BAR_STEP, "y": BARS_HEIGHT - height, "height": height, "good": good}
+            {"x": first + number * BAR_STEP, "y": BARS_HEIGHT - height, "height": height, "good": good}
         )
     return drawn
 
@@ -162,6 +165,14 @@ def lanes(snapshot: Mapping[str, Any], now: datetime) -> list[Json]:
         }
         for position, (number, tiles) in enumerate(batches.items())
     ]
+
+
+def across(targets: Iterable[Mapping[str, Any]]) -> int:
+    """Return how many tiles wide a lane has to be, 3 for those that take a row each."""
+    sizes: dict[int, int] = {}
+    for target in targets:
+        sizes[target["batch"]] = sizes.get(target["batch"], 0) + 1
+    return min(3, max(sizes.values(), default=1))
 
 
 def lane_state(tiles: Iterable[Mapping[str, Any]]) -> Json:

@@ -280,7 +280,8 @@ def _obstacles(found: Service) -> Json:
     active = Deployment.objects.filter(
         service=found, status__in=sorted(screens.ACTIVE_VALUES)
     ).first()
-    return {"lock": snapshots.lock_fields(found), "active": active}
+    word = screens.DEPLOYMENTS[active.status].word if active else ""
+    return {"lock": snapshots.lock_fields(found), "active": active, "active_word": word}
 
 
 @require_http_methods(["GET", "POST"])
@@ -323,6 +324,7 @@ def _deployment_page(
     context = {
         "deployment": head,
         "lanes": screens.lanes(held, now),
+        "across": screens.across(held["targets"]),
         "shares": screens.shares(held["traffic"], held["version"]),
         "failure": failure and {**failure, "moment": screens.moment(failure["at"])},
         "events": [_log_row(event) for event in log if event["message"]],

@@ -41,9 +41,9 @@ export const isWell = (check) => !check.error && check.status >= 200 && check.st
 export function bars(checks) {
   return checks.map((check, number) => {
     const good = isWell(check);
-    const share = good ? Math.sqrt(Math.min(1, (check.latency_ms ?? 0) / 1000)) : 1;
-    const height = Math.max(2, Math.round(share * 16));
-    return { x: number * 3, y: 16 - height, width: 2, height, good };
+    const share = good ? Math.sqrt(Math.min(1, (check.latency_ms ?? 0) / 300)) : 1;
+    const height = Math.max(4, Math.round(share * 16));
+    return { x: 120 + (number - checks.length) * 4, y: 16 - height, width: 3, height, good };
   });
 }
 
