@@ -63,8 +63,8 @@ def services_fields(services: Sequence[Service]) -> list[Json]:
     latest = {
         one.service_id: one
         for one in Deployment.objects.filter(service__in=ids)
-        .order_by("service", "-created_at", "-id")
-        .distinct("service")
+        .order_by("service_id", "-created_at", "-id")
+        .distinct("service_id")
     }
     active = dict(
         Deployment.objects.filter(service__in=ids, status__in=ACTIVE_VALUES).values_list(

@@ -8,7 +8,7 @@ import asyncio
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial, wraps
@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.layers import get_channel_layer
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import InterfaceError, OperationalError, connection
 from django.utils import timezone
 from redis.exceptions import RedisError
 
@@ -33,6 +33,7 @@ HEARTBEAT = 5.0  # seconds; a lost event is noticed after so long
 SUBSCRIBE_TIMEOUT = 1.0  # seconds that Redis may take; without it the heartbeat brings all
 RESUBSCRIBE = 5.0  # seconds between attempts to subscribe
 READ_TIMEOUT = 4.0  # seconds that PostgreSQL may take
+CANCEL_AGAIN = 0.5  # seconds
 UNCHECKED_LIMIT = 45.0  # seconds without a check of the session until the socket is closed
 EVENTS_AT_ONCE = 500
 WAITING_LIMIT = 1_000  # events; the oldest give way and are read from PostgreSQL
@@ -43,7 +44,7 @@ FRAMES, FRAMES_WITHIN = 20, 10.0  # so many frames in so many seconds are still 
 # Codes that browsers and daphne allow: 1000 and 3000 to 4999.
 NOT_LOGGED_IN, GONE, TOO_SLOW, TOO_BIG, FLOOD, BROKEN = 4401, 4404, 4408, 4413, 4429, 4500
 
-UNREADABLE = (DatabaseError, InterfaceError, TimeoutError)  # PostgreSQL is away or too slow
+UNREADABLE = (OperationalError, InterfaceError, TimeoutError)  # PostgreSQL is away or too slow
 UNHEARD = (RedisError, OSError, TimeoutError)  # so is Redis
 
 # Sockets read with few connections, however many there are: the pages need the pool too.
@@ -98,15 +99,13 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # untyped lib
         self._tasks: list[asyncio.Task[None]] = []
         self._waiting: deque[Json] = deque(maxlen=WAITING_LIMIT)
         self._wake = asyncio.Event()
-        self._subscribed = asyncio.Event()
+        self._tried = asyncio.Event()  # to subscribe, whether or not it went well
         self._frames: deque[float] = deque(maxlen=FRAMES + 1)
         self._closing = False
         try:
             await super().__call__(scope, receive, send)
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await _end(self._tasks)
 
     async def connect(self) -> None:
         """Accept who may see; refuse everybody else before."""
@@ -179,12 +178,13 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # untyped lib
                 async with asyncio.timeout(SUBSCRIBE_TIMEOUT):
                     channel = await layer.new_channel()
                     await layer.group_add(self.group, channel)
-                self._subscribed.set()
+                self._tried.set()
                 while True:
                     self._waiting.extend((await layer.receive(channel))["events"])
                     self._wake.set()
             except UNHEARD as error:
                 log.info("No news from Redis for a socket: %s", error or "timed out")
+                self._tried.set()
             finally:
                 with suppress(*UNHEARD):
                     async with asyncio.timeout(SUBSCRIBE_TIMEOUT):
@@ -205,9 +205,7 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # untyped lib
 
     async def _talk(self) -> None:
         # Subscribed first, read after: what happens between the two is in both, not in none.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(SUBSCRIBE_TIMEOUT):
-                await self._subscribed.wait()
+        await self._tried.wait()
         await self.greet()
         beat = self._now() + HEARTBEAT
         while True:
@@ -256,3 +254,12 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # untyped lib
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel `tasks` until they end: on its way through redis-py a cancellation may get lost."""
+    running = {task for task in tasks if not task.done()}
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=CANCEL_AGAIN)
