@@ -6,7 +6,10 @@ configuration `weight 100`, because a share of a small weight can't be told apar
 """
 
 import asyncio
+import errno
+import os
 import re
+import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -32,6 +35,8 @@ CALL_TIMEOUT = 2.0  # seconds for a whole call: all addresses, reading back incl
 CONFIRM_TIMEOUT = 1.5  # seconds of these until HAProxy must have followed
 CUT_TIMEOUT = 0.5  # seconds that ended sessions may take to be gone
 READ_BACK_INTERVAL = 0.05  # seconds between two looks meanwhile
+QUEUE_INTERVAL = 0.01  # seconds between two tries while HAProxy's queue is full
+CONNECTIONS = 4  # at the same time to one address; HAProxy takes 10 by default, from all
 MAX_REPLY = 16 * 2**20  # bytes; a backend of 1,000 servers takes 0.5 MB
 MAX_PATH = 107  # bytes that a Unix socket's path may have on Linux
 
@@ -63,10 +68,24 @@ class Address:
         raise ValueError("each must be unix:/PATH, tcp:HOST:PORT or HOST:PORT")
 
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connect; raise OSError."""
-        if self.path:
-            return await asyncio.open_unix_connection(self.path)
-        return await asyncio.open_connection(self.host, self.port)
+        """Connect; raise OSError. Waits while as many connections wait as HAProxy lets wait."""
+        if not self.path:
+            return await asyncio.open_connection(self.host, self.port)
+        plug = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            plug.setblocking(False)
+            # asyncio would take a full queue for a connection that is on its way.
+            while True:
+                error = plug.connect_ex(self.path)
+                if error not in {errno.EAGAIN, errno.EINTR}:
+                    break
+                await asyncio.sleep(QUEUE_INTERVAL)
+            if error:
+                raise OSError(error, os.strerror(error))
+            return await asyncio.open_unix_connection(sock=plug)
+        except BaseException:
+            plug.close()
+            raise
 
 
 def _addresses(raw: Any) -> tuple[Address, ...]:
@@ -79,11 +98,15 @@ def _addresses(raw: Any) -> tuple[Address, ...]:
 
 
 class HAProxy:
-    """A backend of one HAProxy or of several that serve the same instances."""
+    """A backend of one HAProxy or of several that serve the same instances.
+
+    For one event loop.
+    """
 
     def __init__(self, addresses: Sequence[Address], backend: str) -> None:
         self._addresses = tuple(addresses)
         self._backend = backend
+        self._turns = {address: asyncio.Semaphore(CONNECTIONS) for address in self._addresses}
 
     @classmethod
     def from_settings(cls, raw: Mapping[str, Any]) -> "HAProxy":
@@ -229,9 +252,9 @@ class HAProxy:
 
     async def _row(self, address: Address, server: str) -> Row:
         """Return `server` as the HAProxy at `address` has it; raise BalancerError."""
-        reply = await _ask(address, f"show servers state {self._backend}")
+        reply = await self._ask(address, f"show servers state {self._backend}")
         try:
-            return read_state(reply)[server]
+            return read_state(reply, only=server)[server]
         except KeyError:
             raise BalancerError(
                 f"HAProxy at {address.text} knows no server {server} in backend {self._backend}"
@@ -241,7 +264,7 @@ class HAProxy:
 
     async def _view(self, address: Address) -> View:
         backend = self._backend
-        reply = await _ask(address, f"show servers state {backend};show stat {backend} 6 -1")
+        reply = await self._ask(address, f"show servers state {backend};show stat {backend} 6 -1")
         state, stat = split(reply)
         try:
             rows = read_state(state)
@@ -249,18 +272,22 @@ class HAProxy:
             if whole is None and rows:
                 # A frontend has the same name, and HAProxy took that one: ask by number.
                 number = next(iter(rows.values())).backend_id
-                counts, whole = read_stat(await _ask(address, f"show stat {number} 6 -1"))
+                counts, whole = read_stat(await self._ask(address, f"show stat {number} 6 -1"))
         except ReplyError as error:
             raise self._refusal(address, error) from error
         return View(rows, counts, whole or Counts())
 
     async def _tell(self, address: Address, command: str) -> None:
         """Send a command that changes something; raise BalancerError where it is refused."""
-        reply = await _ask(address, command)
+        reply = await self._ask(address, command)
         if reply.strip():
             raise BalancerError(
                 f'HAProxy at {address.text} refused "{command}": it answered {complaint(reply)}'
             )
+
+    async def _ask(self, address: Address, command: str) -> str:
+        async with self._turns[address]:
+            return await _ask(address, command)
 
     def _refusal(self, address: Address, error: ReplyError) -> BalancerError:
         return BalancerError(

@@ -26,7 +26,6 @@ global
     stats socket {folder}/admin.sock level admin
     stats socket {folder}/operator.sock level operator
     stats socket fd@{listener} level admin
-    stats maxconn 100
 defaults
     mode http
     timeout connect 1s
@@ -511,6 +510,20 @@ async def test_sessions_of_two_balancers_add_up(
     assert (server.sessions, server.state) == (2, ServerState.DRAIN)
     instances.release.set()
     await asyncio.gather(*requests)
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+@pytest.mark.parametrize("workers", [1, 10])
+async def test_many_calls_at_once_all_succeed(haproxy: Running, kind: str, workers: int) -> None:
+    """HAProxy takes 10 connections at a time; a large batch, and other workers, wait in turn."""
+    address = haproxy.address() if kind == "unix" else f"127.0.0.1:{haproxy.port}"
+    every = [balancer(address) for _ in range(workers)] * (200 // workers)
+    begun = time.monotonic()
+    await asyncio.gather(*(each.drain("web-01") for each in every))
+    # TCP drops a connection that finds the queue full, and tries again after a second.
+    assert time.monotonic() - begun < 0.9
+    reports = await asyncio.gather(*(each.report() for each in every))
+    assert all(report.servers["web-01"].state is ServerState.DRAIN for report in reports)
 
 
 async def test_a_report_is_cheap(haproxy: Running) -> None:

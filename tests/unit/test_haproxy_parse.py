@@ -56,6 +56,13 @@ def test_servers_are_read_with_state_weight_and_check() -> None:
     )
 
 
+def test_one_server_can_be_read_alone() -> None:
+    """Of a name that is a part of another's, and of one that is not there."""
+    assert read_state(STATE, only="web-02")["web-02"] == read_state(STATE)["web-02"]
+    assert "web-0" not in read_state(STATE, only="web-0")
+    assert read_state(STATE, only="web-99") == {}
+
+
 @pytest.mark.parametrize(
     ("admin", "state"),
     [
