@@ -157,6 +157,10 @@ class ServiceAdmin(KeptWhileNeeded):
         many = obj is not None and obj.instances.count() > INLINE_INSTANCES
         return [] if many else self.inlines
 
+    def view_on_site(self, service: Service) -> str:
+        """Return where it is deployed."""
+        return reverse("service", args=[service.name])
+
     def save_model(self, request: HttpRequest, obj: Service, form: Any, change: bool) -> None:
         """Store it, and who set the lock."""
         if {"locked", "lock_reason", "locked_until"} & set(form.changed_data):

@@ -124,6 +124,10 @@ class DeploymentAdmin(ReadOnly):
     ]
     readonly_fields = ["service_link", "targets", "events"]
 
+    def view_on_site(self, deployment: Deployment) -> str:
+        """Return where it is followed live."""
+        return reverse("deployment", args=[deployment.pk])
+
     @admin.display(description="service")
     def service_link(self, deployment: Deployment) -> str:
         """Return a link to the service."""

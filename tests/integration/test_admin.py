@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from rollouts.models import Deployment, Instance, Service
 from tests.integration.admin_pages import (
+    UNCOLLECTED,
     act,
     add_url,
     admin,
@@ -26,7 +27,7 @@ from tests.integration.admin_pages import (
 from tests.integration.factories import DRIVER, NOBODY_THERE, make_service
 
 __all__ = ["admin", "shop"]
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, UNCOLLECTED]
 
 NEW_SERVICE = {
     "name": "blog",

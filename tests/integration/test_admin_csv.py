@@ -10,10 +10,18 @@ from django.test import Client
 from django.urls import reverse
 
 from rollouts.models import Instance, Service
-from tests.integration.admin_pages import act, admin, make_deployment, messages, shop, staff
+from tests.integration.admin_pages import (
+    UNCOLLECTED,
+    act,
+    admin,
+    make_deployment,
+    messages,
+    shop,
+    staff,
+)
 
 __all__ = ["admin", "shop"]
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, UNCOLLECTED]
 
 HEAD = "service,name,host,port"
 

@@ -17,6 +17,7 @@ from rollouts.validators import (
     validate_version,
 )
 from tests.integration.admin_pages import (
+    UNCOLLECTED,
     add_url,
     admin,
     end,
@@ -27,6 +28,7 @@ from tests.integration.admin_pages import (
 )
 
 __all__ = ["admin", "shop"]
+pytestmark = UNCOLLECTED
 
 HOSTILE = [
     "",

@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from rollouts.models import Deployment, Event, HealthCheck, Service, Target
 from tests.integration.admin_pages import (
+    UNCOLLECTED,
     add_url,
     admin,
     list_url,
@@ -19,7 +20,7 @@ from tests.integration.admin_pages import (
 )
 
 __all__ = ["admin", "shop"]
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, UNCOLLECTED]
 
 RECORDS: list[type[Model]] = [Deployment, Target, HealthCheck, Event]
 
@@ -86,6 +87,15 @@ def test_a_deployment_shows_its_last_events_only_and_links_to_all(
     assert [form.instance.seq for form in formset.forms] == list(range(300, 280, -1))
     assert f"?deployment__id__exact={deployment.pk}" in content
     assert "4 pending" in content
+
+
+def test_a_deployment_leads_to_where_it_is_followed_live(
+    admin: Client, deployment: Deployment
+) -> None:
+    """The admin's own page is a record."""
+    assert (
+        f'href="/deployments/{deployment.pk}/"' in admin.get(page_url(deployment)).content.decode()
+    )
 
 
 def test_a_target_shows_its_last_checks_only(admin: Client, deployment: Deployment) -> None:

@@ -11,13 +11,21 @@ from django.test import Client
 
 from dashboard import admin_rotation
 from rollouts.models import Instance, Service
-from tests.integration.admin_pages import act, admin, make_deployment, messages, shop, staff
+from tests.integration.admin_pages import (
+    UNCOLLECTED,
+    act,
+    admin,
+    make_deployment,
+    messages,
+    shop,
+    staff,
+)
 from tests.integration.factories import DRIVER
 from tests.servers import Balancer, StartHAProxy
 
 __all__ = ["admin", "shop"]
 # Real commits: the row lock is seen from another connection.
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), UNCOLLECTED]
 
 
 class Well(BaseHTTPRequestHandler):

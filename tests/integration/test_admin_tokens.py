@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from dashboard.models import ApiToken
 from tests.integration.admin_pages import (
+    UNCOLLECTED,
     act,
     add_url,
     admin,
@@ -21,7 +22,7 @@ from tests.integration.admin_pages import (
 )
 
 __all__ = ["admin"]
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, UNCOLLECTED]
 
 RIGHTS = ["add_apitoken", "view_apitoken", "change_apitoken"]
 
