@@ -1,0 +1,152 @@
+"""The whole demo as a process, and a hand for what tests ask of it."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+READY_WITHIN = 120.0  # seconds
+STOPPED_WITHIN = 60.0
+Json = dict[str, Any]
+
+
+def until(condition: Callable[[], Any], within: float, what: str) -> Any:
+    """Return the first true value of `condition`; fail the test after `within` seconds."""
+    deadline = time.monotonic() + within
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {within:g} s: {what}")
+        time.sleep(0.05)
+    return value
+
+
+class Demo:
+    """A demo that runs: its ready line, and REST as its admin."""
+
+    def __init__(self, process: subprocess.Popen[str], ready: Json, data: Path) -> None:
+        self.process = process
+        self.ready = ready
+        self.data = data
+        self.client = httpx.Client(
+            base_url=ready["url"],
+            headers={"Authorization": f"Bearer {ready['api_token']}"},
+            timeout=15,
+        )
+
+    def start(self, version: str, **policy: Any) -> str:
+        """Start a deployment of the demo's service; return its id."""
+        answer = self.client.post(
+            "/api/v1/services/shop/deployments", json={"version": version, "policy": policy}
+        )
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    def get(self, deployment: str) -> Json:
+        """Return the snapshot."""
+        return dict(self.client.get(f"/api/v1/deployments/{deployment}").raise_for_status().json())
+
+    def ended(self, deployment: str, within: float = 90) -> Json:
+        """Return the snapshot once the deployment has ended."""
+
+        def end() -> Json | None:
+            state = self.get(deployment)
+            return state if state["completed_at"] else None
+
+        return dict(until(end, within, f"{deployment} ended"))
+
+    def events(self, deployment: str) -> list[Json]:
+        """Return all events, checked to be numbered 1 to n."""
+        items: list[Json] = []
+        after: int | None = 0
+        while after is not None:
+            page = self.client.get(
+                f"/api/v1/deployments/{deployment}/events", params={"after": after, "limit": 200}
+            )
+            body = page.raise_for_status().json()
+            items += body["items"]
+            after = body["next"]
+        assert [event["seq"] for event in items] == list(range(1, len(items) + 1))
+        return items
+
+    def act(self, deployment: str, action: str, **body: Any) -> httpx.Response:
+        """Post one of the buttons."""
+        return self.client.post(f"/api/v1/deployments/{deployment}/{action}", json=body)
+
+    def versions(self) -> set[str]:
+        """Return what the instances report, asked one by one."""
+        service = self.client.get("/api/v1/services/shop").raise_for_status().json()
+        found = set()
+        for instance in service["instances"]:
+            answer = httpx.get(f"http://{instance['address']}/version", timeout=5)
+            found.add(answer.text.strip())
+        return found
+
+    def statuses(self) -> list[str]:
+        """Return HAProxy's own word on every server of the backend."""
+        path = self.ready["haproxy_admin"].removeprefix("unix:")
+        with socket.socket(socket.AF_UNIX) as admin:
+            admin.settimeout(2)
+            admin.connect(path)
+            admin.sendall(b"show stat app 4 -1\n")
+            text = b"".join(iter(lambda: admin.recv(65536), b"")).decode()
+        rows = [line.split(",") for line in text.splitlines() if line.startswith("app,")]
+        return [row[17] for row in rows]
+
+    def serving(self) -> int:
+        """Return how many servers HAProxy sends requests to."""
+        return sum(status.startswith("UP") for status in self.statuses())
+
+
+def free_port() -> int:
+    """Return a port of loopback that was free just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running_demo(*arguments: str) -> Iterator[Demo]:
+    """Run `manage.py demo` in a folder of its own until the end of the block."""
+    with tempfile.TemporaryDirectory(prefix="lgd-", dir="/tmp") as folder:
+        command = [sys.executable, "manage.py", "demo", "--json", "--data", f"{folder}/data"]
+        with (Path(folder) / "said").open("w+") as said:
+            process = subprocess.Popen(
+                [*command, "--port", str(free_port()), *arguments],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+            )
+            try:
+                demo = Demo(process, _ready(process, Path(said.name)), Path(folder) / "data")
+                with demo.client:
+                    yield demo
+            finally:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(STOPPED_WITHIN)
+                finally:
+                    process.kill()
+                    process.communicate()
+
+
+def _ready(process: subprocess.Popen[str], said: Path) -> Json:
+    assert process.stdout is not None
+    deadline = time.monotonic() + READY_WITHIN
+    for line in process.stdout:
+        if line.startswith("ready "):
+            return dict(json.loads(line.removeprefix("ready ")))
+        if time.monotonic() > deadline:
+            break
+    pytest.fail(f"the demo did not become ready: {said.read_text()[-2000:]}")
