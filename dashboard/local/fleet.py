@@ -3,14 +3,17 @@
 import http.client
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from dashboard.local.places import CHECKOUT, Places
+from dashboard.local.stack import Stack
 from dashboard.local.supervision import Program
 
 GROUP = "fleet"
 FIRST_VERSION = "v1"
 HERE = Path(__file__).resolve().parent
+START_PATIENCE = 20.0  # seconds
 PORTS = 21_000  # where free ports are looked for
 
 
@@ -50,9 +53,19 @@ def programs(places: Places, instances: Mapping[str, int], balancer_url: str) ->
     ]
 
 
+def start(stack: Stack, instances: Mapping[str, int]) -> None:
+    """Start all instances and wait until each answers; raise LocalError."""
+    stack.say(f"Starting {len(instances)} instances.")
+    stack.supervisor.launch(*instances)
+    for name, port in instances.items():
+        stack.supervisor.wait(name, partial(answers, port), START_PATIENCE)
+
+
 def update_command(places: Places) -> dict[str, object]:
     """Return the driver of the fleet, as the inventory has it."""
-    update = [sys.executable, "-m", "dashboard.local.update", "--data", _literal(places.data)]
+    # The standard library is enough for it; without the rest it is done sooner.
+    python = [sys.executable, "-S", "-E", "-m"]
+    update = [*python, "dashboard.local.update", "--data", _literal(places.data)]
     return {
         "kind": "command",
         "update": [*update, "{name}", "{version}"],

@@ -15,13 +15,16 @@ KILLED = 5.0  # seconds until the kernel is done with the killed
 TITLED = {"redis-server", "valkey-server"}
 
 
-def end(places: Places, say: Callable[[str], None]) -> None:
-    """End what runs for this data folder, and say so; call it only with the lock held."""
+def end(places: Places, say: Callable[[str], None], why: str) -> None:
+    """End what runs for this data folder, and say so; call it only with the lock held.
+
+    `why` begins the sentence: "An earlier run left behind", for instance.
+    """
     found = _marked(places)
     if not found:
         return
-    names = ", ".join(sorted({_name(each) for each in found}))
-    say(f"An earlier run left {len(found)} processes behind ({names}): ending them.")
+    names = ", ".join(sorted(f"{_name(each)} {each.pid}" for each in found))
+    say(f"{why}: {names}. Ending what is left.")
     supervisors = [each for each in found if _name(each) == "supervisord"]
     _signal(supervisors, signal.SIGTERM)
     psutil.wait_procs(supervisors, timeout=ORDERLY)

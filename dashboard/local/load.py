@@ -16,6 +16,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from dashboard.local.places import Places
+from dashboard.local.supervision import Program
+
+NAME = "load"
 TIMEOUT = 10.0  # seconds for one request, from its connection to its last byte
 SLOW = 1.0  # seconds
 MAX_OPEN = 256  # requests at the same time; one more is a failure
@@ -136,6 +140,17 @@ class Load:
         self.counts.failed += 1
         if self.counts.failed <= LOGGED:
             print(f"request {self.counts.requests} failed: {why}", flush=True)
+
+
+def program(places: Places, url: str, rate: float) -> Program:
+    """Return how the load on `url` is run, at `rate` requests a second."""
+    return Program(
+        NAME,
+        (
+            *(sys.executable, "-m", "dashboard.local.load", "--url", url),
+            *("--rate", str(rate), "--counts", str(places.counts)),
+        ),
+    )
 
 
 def read(path: Path) -> Counts:

@@ -53,7 +53,7 @@ class Stack:
     def __init__(self, places: Places, programs: Sequence[Program], say: Say = say) -> None:
         self.places = places
         self.supervisor = Supervisor(places, programs)
-        self._say = say
+        self.say = say
 
     def __enter__(self) -> "Stack":
         try:
@@ -69,20 +69,20 @@ class Stack:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._say("Stopping.")
+        self.say("Stopping.")
         self._stop()
-        self._say("Stopped: nothing is left running.")
+        self.say("Stopped: nothing is left running.")
 
     def _stop(self) -> None:
         for each in STOP_SIGNALS:  # half stopped is worse than a second's patience
             signal.signal(each, signal.SIG_IGN)
         self.supervisor.stop()
-        leftovers.end(self.places, self._say)
+        leftovers.end(self.places, self.say, "Still there after the stop")
         shutil.rmtree(self.places.runtime, ignore_errors=True)
 
     def start(self, name: str, answers: Callable[[], bool], within: float = 30) -> None:
         """Start a program and wait until it answers; raise LocalError after `within` seconds."""
-        self._say(f"Starting {name}.")
+        self.say(f"Starting {name}.")
         self.supervisor.launch(name)
         self.supervisor.wait(name, answers, within)
 
@@ -104,7 +104,7 @@ class Stack:
         for each in self.supervisor.processes():
             if each["statename"] == "FATAL" and each["name"] not in told:
                 told.add(each["name"])
-                self._say(f"{each['name']} does not start any more: see {each['logfile']}.")
+                self.say(f"{each['name']} does not start any more: see {each['logfile']}.")
 
 
 class Owner:
@@ -132,7 +132,7 @@ class Owner:
         file.write(f"process {os.getpid()}")
         file.flush()
         self._file = file
-        leftovers.end(self._places, self._say)
+        leftovers.end(self._places, self._say, "An earlier run left processes behind")
         return self
 
     def __exit__(self, *error: object) -> None:

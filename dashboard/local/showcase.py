@@ -1,0 +1,122 @@
+"""What the demo shows: the service `shop` in the inventory, somebody who may deploy it.
+
+Each start begins with a fresh fleet on its first version, so what an earlier run left in the
+database is brought in line with that.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from asgiref.sync import async_to_sync
+from django.contrib.auth.models import User
+from django.db import connections, transaction
+from django.db.models import Value
+from django.db.models.functions import Concat
+from django.utils import timezone
+
+from dashboard.local import application, fleet, haproxy_server
+from dashboard.local.places import Places
+from dashboard.local.stack import LOOPBACK, Stack
+from dashboard.models import ApiToken
+from rollouts import journal
+from rollouts.models import Deployment, Instance, Service
+from rollouts.states import ACTIVE, IN_FLIGHT, DeploymentStatus, TargetStatus
+
+SERVICE = "shop"
+TOKEN_NAME = "demo"  # the token itself is new at each start
+# Quick enough to watch.
+POLICY = {
+    "batch_pause": 1,
+    "drain_timeout": 5,
+    "health_check_interval": 0.5,
+    "health_check_timeout": 2,
+    "min_healthy_time": 1,
+    "healthy_deadline": 8,
+}
+SHOWN_PROCESSES = ("web", "worker", "scheduler", "haproxy", "redis", "postgres")
+FRESH_FLEET = "The demo was started anew, with a fresh fleet."
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to get in: the name and password of the administrator, and a token for REST."""
+
+    user: str
+    password: str
+    token: str
+
+
+def fill(places: Places, instances: Mapping[str, int]) -> Access:
+    """Put the fleet, names with ports, into the inventory and return how to get in."""
+    try:
+        _end_deployments()
+        _inventory(places, instances)
+        admin = application.set_admin_password(places)
+        return Access(admin.username, places.password.read_text().strip(), _token(admin))
+    finally:
+        connections.close_all()
+
+
+def ready_line(stack: Stack, port: int, balancer_url: str, access: Access) -> str:
+    """Return the line that says that all is up, and where."""
+    places = stack.places
+    pids = stack.supervisor.pids()
+    return "ready " + json.dumps(
+        {
+            "url": f"http://{LOOPBACK}:{port}",
+            "balancer_url": balancer_url,
+            "haproxy_admin": f"unix:{places.haproxy_socket}",
+            "database_url": places.database_url,
+            "redis_url": places.redis_url,
+            "admin_user": access.user,
+            "admin_password": access.password,
+            "api_token": access.token,
+            "pids": {name: pids[name] for name in SHOWN_PROCESSES if name in pids},
+            "data": str(places.data),
+        }
+    )
+
+
+def _end_deployments() -> None:
+    """End what was active when an earlier run ended: the fleet it was about is gone."""
+    active = [status.value for status in ACTIVE]
+    between = [status.value for status in IN_FLIGHT]
+    for deployment in Deployment.objects.filter(service__name=SERVICE, status__in=active):
+        log = journal.DjangoJournal(deployment.id)
+        for target in deployment.targets.filter(status__in=between):
+            async_to_sync(log.target)(
+                target.name, TargetStatus.FAILED, FRESH_FLEET, error=FRESH_FLEET
+            )
+        journal.move_now(deployment.id, DeploymentStatus.CANCELLED, FRESH_FLEET)
+
+
+@transaction.atomic
+def _inventory(places: Places, instances: Mapping[str, int]) -> None:
+    service = Service.objects.filter(name=SERVICE).first() or Service(name=SERVICE)
+    service.driver = fleet.update_command(places)
+    service.balancer = {
+        "kind": "haproxy",
+        "addresses": [f"unix:{places.haproxy_socket}"],
+        "backend": haproxy_server.BACKEND,
+    }
+    service.version_source = {"path": "/version"}
+    service.policy = POLICY
+    service.locked = False
+    service.full_clean()
+    service.save()
+    service.instances.exclude(name__in=instances).delete()
+    # Ports may be dealt out anew; out of the way first, no two have the same one meanwhile.
+    service.instances.update(hostname=Concat("name", Value(".invalid")))
+    for name, port in instances.items():
+        known = service.instances.filter(name=name).first()
+        instance = known or Instance(service=service, name=name)
+        instance.hostname, instance.port, instance.active = LOOPBACK, port, True
+        instance.version, instance.version_at = fleet.FIRST_VERSION, timezone.now()
+        instance.full_clean()
+        instance.save()
+
+
+def _token(user: User) -> str:
+    ApiToken.objects.filter(user=user, name=TOKEN_NAME).delete()
+    return ApiToken.issue(user, TOKEN_NAME)[1]

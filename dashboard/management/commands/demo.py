@@ -1,0 +1,154 @@
+"""`manage.py demo`: a real fleet under load, with the whole application around it."""
+
+import sys
+from argparse import ArgumentParser
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from dashboard.local import (
+    application,
+    fleet,
+    haproxy_server,
+    load,
+    once,
+    postgres_server,
+    redis_server,
+    showcase,
+)
+from dashboard.local.environment import current_places
+from dashboard.local.errors import LocalError
+from dashboard.local.places import Places
+from dashboard.local.stack import (
+    LOOPBACK,
+    Owner,
+    Stack,
+    Stopped,
+    check_port,
+    free_ports,
+    interrupt_on_signals,
+    say,
+)
+from dashboard.local.supervision import Program
+
+BALANCER_PORTS = 20_000  # where a free port for the balancer is looked for
+MOST_INSTANCES = 200
+MOST_REQUESTS = 1000  # a second
+
+
+class Command(BaseCommand):
+    help = (
+        "Runs a fleet of real processes behind a real HAProxy under constant load, with the "
+        "whole application around it, and says when all is ready. Ctrl-C stops everything."
+    )
+    requires_system_checks: list[str] = []  # there is no database yet to check
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--port", type=int, default=8000, help="of the web, on 127.0.0.1")
+        parser.add_argument("--instances", type=int, default=20, help="of the service shop")
+        parser.add_argument("--data", type=Path, help="the folder for all that is kept")
+        parser.add_argument("--rate", type=float, default=100, help="requests a second")
+        parser.add_argument(
+            "--once",
+            action="store_true",
+            help="deploy v2 and the unhealthy v3, say what became of them, and stop",
+        )
+        parser.add_argument(
+            "--json", action="store_true", help="only what a program reads on standard output"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if not 1 <= options["instances"] <= MOST_INSTANCES:
+            raise CommandError(f"--instances must be from 1 to {MOST_INSTANCES}.")
+        if not 0 < options["rate"] <= MOST_REQUESTS:
+            raise CommandError(f"--rate must be more than 0 and at most {MOST_REQUESTS}.")
+        interrupt_on_signals()
+        try:
+            demo = Demo(current_places(), options)
+            if not demo.run():
+                sys.exit(1)
+        except LocalError as error:
+            raise CommandError(str(error)) from error
+
+
+class Demo:
+    """One run of the demo."""
+
+    def __init__(self, places: Places, options: dict[str, Any]) -> None:
+        self.places = places
+        self.port: int = options["port"]
+        self.rate: float = options["rate"]
+        self.once: bool = options["once"]
+        check_port(self.port)
+        ports = free_ports(options["instances"], fleet.PORTS)
+        self.instances = dict(zip(fleet.names(options["instances"]), ports, strict=True))
+        [self.balancer_port] = free_ports(1, BALANCER_PORTS)
+        self.balancer_url = f"http://{LOOPBACK}:{self.balancer_port}"
+
+    def run(self) -> bool:
+        """Run until Ctrl-C or SIGTERM, or the end of --once; return whether all went well."""
+        up = False
+        try:
+            with Owner(self.places):
+                self._prepare()
+                with Stack(self.places, self._programs()) as stack:
+                    access = self._start(stack)
+                    line = showcase.ready_line(stack, self.port, self.balancer_url, access)
+                    print(line, flush=True)
+                    self._greet(access)
+                    up = True
+                    if self.once:
+                        url = f"http://{LOOPBACK}:{self.port}"
+                        return once.run(self.places, url, access.token, self.rate)
+                    stack.watch(self._keep_balancer_state)
+        except Stopped:
+            return up and not self.once
+        return True
+
+    def _prepare(self) -> None:
+        postgres_server.prepare(self.places, say)
+        redis_server.prepare(self.places)
+        fleet.prepare(self.places, self.instances)
+        haproxy_server.prepare(self.places, self.balancer_port, self.instances)
+        self.places.counts.unlink(missing_ok=True)
+
+    def _programs(self) -> list[Program]:
+        """Return all in the order of the start: the load stops first, then the workers."""
+        return [
+            postgres_server.program(self.places),
+            redis_server.program(self.places),
+            *fleet.programs(self.places, self.instances, self.balancer_url),
+            haproxy_server.program(self.places),
+            *application.programs(self.port),
+            load.program(self.places, self.balancer_url, self.rate),
+        ]
+
+    def _start(self, stack: Stack) -> showcase.Access:
+        places = self.places
+        stack.start(postgres_server.NAME, lambda: postgres_server.answers(places))
+        stack.start(redis_server.NAME, lambda: redis_server.answers(places))
+        say("Preparing the database.")
+        application.migrate()
+        fleet.start(stack, self.instances)
+        stack.start(haproxy_server.NAME, lambda: haproxy_server.answers(places.haproxy_socket))
+        access = showcase.fill(places, self.instances)
+        application.start(stack, self.port)
+        stack.start(load.NAME, places.counts.exists)
+        once.flowing(places, self.rate)
+        return access
+
+    def _greet(self, access: showcase.Access) -> None:
+        say(
+            f"{len(self.instances)} instances run {fleet.FIRST_VERSION} at {self.balancer_url} "
+            f"under {self.rate:g} requests a second.\n"
+            f"Open http://{LOOPBACK}:{self.port}/ and log in as {access.user} with the password "
+            f"{access.password}"
+        )
+        if not self.once:
+            say("Ctrl-C stops everything.")
+
+    def _keep_balancer_state(self) -> None:
+        with suppress(OSError):
+            haproxy_server.save_state(self.places)
