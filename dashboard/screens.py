@@ -57,8 +57,9 @@ PLAIN = {"pending": "waiting", "healthy": "serving", "rolled_back": "restored", 
 ACTIVE_VALUES = frozenset(status.value for status in ACTIVE)
 IN_FLIGHT_VALUES = frozenset(status.value for status in IN_FLIGHT)
 
-BAR_STEP = 4  # the sparkline in its own units: 3 wide and a gap, the newest at the right
-BARS_WIDTH = 120
+# The sparkline in its own units: each bar and a gap, the newest at the right.
+BARS_WIDTH = 60
+BAR_STEP, BAR_STEP_OF_MANY = 4, 2
 BARS_HEIGHT = 16
 BAR_LEAST = 4
 LATENCY_FULL = 300.0  # milliseconds that fill a bar
@@ -100,14 +101,14 @@ def runs(target: Mapping[str, Any], deployment_status: str) -> str:
 def bars(checks: Sequence[Mapping[str, Any]]) -> list[Json]:
     """Return the sparkline of the checks: a bar each, as high as it took, full if it was bad."""
     drawn: list[Json] = []
-    first = BARS_WIDTH - BAR_STEP * len(checks)
+    step = BAR_STEP if BAR_STEP * len(checks) <= BARS_WIDTH else BAR_STEP_OF_MANY
+    first = BARS_WIDTH - step * len(checks)
     for number, check in enumerate(checks):
         good = well(check)
         share = min(1.0, (check["latency_ms"] or 0.0) / LATENCY_FULL) ** 0.5 if good else 1.0
         height = max(BAR_LEAST, round(share * BARS_HEIGHT))
-        drawn.append(
-            {"x": first + number * BAR_STEP, "y": BARS_HEIGHT - height, "height": height, "good": good}
-        )
+        place = {"x": first + number * step, "y": BARS_HEIGHT - height}
+        drawn.append({**place, "width": step - 1, "height": height, "good": good})
     return drawn
 
 
@@ -141,12 +142,19 @@ def tile(target: Mapping[str, Any], deployment_status: str, now: datetime) -> Js
         **target,
         **asdict(TILES[state]),
         "state": state,
-        "detail": STEPS.get(target["status"], "") if state == "rolling_back" else "",
+        "detail": detail(target, state),
         "runs": runs(target, deployment_status),
         "seconds": duration(seconds) if running else "",
-        "open_sessions": target["sessions"] if target["status"] == "draining" else None,
         "bars": bars(target["health_checks"]),
     }
+
+
+def detail(target: Mapping[str, Any], state: str) -> str:
+    """Return what more there is to say: the step on the way back, the sessions still open."""
+    step = STEPS.get(target["status"], "") if state == "rolling_back" else ""
+    draining = target["status"] == "draining" and target["sessions"] is not None
+    sessions = f"{target['sessions']} open" if draining else ""
+    return ", ".join(part for part in (step, sessions) if part)
 
 
 def lanes(snapshot: Mapping[str, Any], now: datetime) -> list[Json]:

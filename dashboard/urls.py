@@ -12,7 +12,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern, include, path
 
-from dashboard import views
+from dashboard import deploy_views, views
 from dashboard.api import api
 
 View = Callable[..., HttpResponseBase]
@@ -41,8 +41,8 @@ def guarded(patterns: list[URLPattern]) -> list[URLPattern]:
 urlpatterns = [
     path("", views.overview, name="overview"),
     path("services/<slug:name>/", views.service, name="service"),
-    path("services/<slug:name>/deploy/", views.deploy, name="deploy"),
-    path("services/<slug:name>/plan/", views.plan, name="plan"),
+    path("services/<slug:name>/deploy/", deploy_views.deploy, name="deploy"),
+    path("services/<slug:name>/plan/", deploy_views.plan, name="plan"),
     path("deployments/<slug:deployment_id>/", views.deployment, name="deployment"),
     path("deployments/<slug:deployment_id>/cancel/", views.cancel, name="cancel"),
     path("deployments/<slug:deployment_id>/pause/", views.pause, name="pause"),

@@ -11,11 +11,10 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, Js
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.http import require_GET, require_POST
 
 from dashboard import attention, screens, snapshots
 from dashboard.access import DEPLOY, VIEW_DEPLOYMENT, VIEW_SERVICE
-from dashboard.forms import DeployForm, differences, seen_of
 from rollouts import actions
 from rollouts.models import Deployment, Event, HealthCheck, Service
 from rollouts.snapshots import check_fields, event_fields, one_moment, snapshot, summaries
@@ -25,7 +24,6 @@ View = Callable[..., HttpResponseBase]
 
 LOG_SHOWN = 300  # last events in a page; the rest is fetched on demand
 HISTORY_SHOWN = 25
-VERSIONS_OFFERED = 5
 
 
 def allowed(*rights: str) -> Callable[[View], View]:
@@ -81,7 +79,7 @@ def overview(request: HttpRequest) -> HttpResponseBase:
     held = snapshots.overview()
     now = timezone.now()
     query = request.GET.get("q", "").strip()[:100]
-    services = [_service_row(service) for service in held["services"]]
+    services = [service_row(service) for service in held["services"]]
     running = held["deployments"]
     context = {
         "notices": [
@@ -117,7 +115,7 @@ def service(request: HttpRequest, name: str) -> HttpResponseBase:
         for one in detail["instances"]
     ]
     context = {
-        "service": _service_row(detail),
+        "service": service_row(detail),
         "instances": instances,
         "cards": running,
         "history": history,
@@ -152,7 +150,7 @@ def _differs(instance: Mapping[str, Any], versions: Mapping[str, int]) -> bool:
     return bool(instance["active"]) and instance["version"] != most
 
 
-def _service_row(service: Mapping[str, Any]) -> Json:
+def service_row(service: Mapping[str, Any]) -> Json:
     """Return what the overview shows of a service."""
     last = service["last_deployment"]
     look = screens.DEPLOYMENTS.get(last["status"]) if last else None
@@ -167,136 +165,6 @@ def _service_row(service: Mapping[str, Any]) -> Json:
         else None,
         "until": screens.moment(service["lock"]["until"]),
     }
-
-
-@require_http_methods(["GET", "POST"])
-@allowed(DEPLOY)
-def deploy(request: HttpRequest, name: str) -> HttpResponseBase:
-    """Show the form with its plan, or start what it says."""
-    found = actions.service_named(name)
-    if request.method == "GET":
-        version = request.GET.get("version", "")
-        form = DeployForm(found, initial={"version": version})
-        if version:
-            asked = DeployForm(found, {**_blank(form), "version": version})
-            return _form_page(request, found, form, **_drawn(found, asked))
-        return _form_page(request, found, form)
-    form = DeployForm(found, request.POST)
-    if not form.is_valid() or "preview" in request.POST:
-        return _form_page(request, found, form, **_drawn(found, form))
-    return _started(request, found, form)
-
-
-def _started(request: HttpRequest, found: Service, form: DeployForm) -> HttpResponseBase:
-    """Start what a valid form says, unless the fleet is not as it was shown."""
-    version, chosen, key = form.cleaned_data["version"], form.policy(), form.cleaned_data["key"]
-    try:
-        changed = _changed(found, form, version, chosen)
-        if changed:
-            drawn = _drawn(found, form)
-            return _form_page(request, found, form, HTTPStatus.CONFLICT, changed=changed, **drawn)
-        begun = actions.start(
-            found,
-            version,
-            by=actor(request),
-            user=request.user,  # type: ignore[arg-type]  # logged in
-            policy=chosen,
-            note=form.cleaned_data["note"],
-            idempotency_key=key,
-        )
-    except actions.Refused as error:
-        form.refuse(error.errors)
-        return _form_page(request, found, form, HTTPStatus.UNPROCESSABLE_ENTITY)
-    except actions.Conflict as error:
-        conflict = {"text": str(error), "deployment": error.deployment_id}
-        return _form_page(request, found, form, HTTPStatus.CONFLICT, conflict=conflict)
-    return redirect("deployment", begun.id)
-
-
-def _changed(found: Service, form: DeployForm, version: str, chosen: Json) -> list[str]:
-    """Return what changed since the preview; nothing where this very click started it already."""
-    previewed, key = form.cleaned_data["previewed"], form.cleaned_data["key"]
-    if not previewed:
-        return []
-    changed = differences(previewed, actions.plan(found, version, chosen))
-    if changed and found.deployments.filter(idempotency_key=key).exclude(idempotency_key=""):
-        return []
-    return changed
-
-
-def _blank(form: DeployForm) -> Json:
-    """Return the data of a form in which nothing was typed."""
-    return {
-        name: "on" for name, field in form.fields.items() if getattr(field, "default", "") == "on"
-    }
-
-
-def _drawn(found: Service, form: DeployForm) -> Json:
-    """Return the plan for what is in the form, or why there is none."""
-    if not form.is_valid():
-        return {"draft": None}
-    try:
-        draft = actions.plan(found, form.cleaned_data["version"], form.policy())
-    except actions.Refused as error:
-        return {"draft": None, "refused": error.errors}
-    return {
-        "draft": draft,
-        "batches": [[one.instance.name for one in batch] for batch in draft.plan.batches],
-        "expected": screens.duration(draft.expected_seconds),
-        "seen": seen_of(draft),
-        "previous": _previous(draft),
-        "pause": screens.duration(draft.policy.batch_pause) if draft.policy.batch_pause else "",
-    }
-
-
-def _previous(draft: actions.Draft) -> str:
-    """Return which versions a rollback leads back to."""
-    known = {one.version for batch in draft.plan.batches for one in batch if one.version}
-    return " and ".join(sorted(known)[:3])
-
-
-def _form_page(
-    request: HttpRequest,
-    found: Service,
-    form: DeployForm,
-    status: HTTPStatus = HTTPStatus.OK,
-    **more: Any,
-) -> HttpResponse:
-    recent = found.deployments.values_list("version", flat=True)[:50]
-    row = _service_row(snapshots.service_fields(found))
-    context = {
-        "service": row,
-        "form": form,
-        "versions": list(dict.fromkeys(recent))[:VERSIONS_OFFERED],
-        "page": {"service": found.name, "total": row["total"]},
-        **_obstacles(found),
-        **more,
-    }
-    return render(request, "deploy.html", context, status=status)
-
-
-def _obstacles(found: Service) -> Json:
-    """Return what stands in the way of a start, whatever is in the form."""
-    active = Deployment.objects.filter(
-        service=found, status__in=sorted(screens.ACTIVE_VALUES)
-    ).first()
-    word = screens.DEPLOYMENTS[active.status].word if active else ""
-    return {"lock": snapshots.lock_fields(found), "active": active, "active_word": word}
-
-
-@require_http_methods(["GET", "POST"])
-@allowed(DEPLOY)
-def plan(request: HttpRequest, name: str) -> HttpResponseBase:
-    """Draw the plan for what is in the form just now, as a piece of the page."""
-    found = actions.service_named(name)
-    form = DeployForm(found, request.POST if request.method == "POST" else request.GET)
-    context = {
-        "form": form,
-        "service": {"name": found.name},
-        **_obstacles(found),
-        **_drawn(found, form),
-    }
-    return render(request, "parts/plan.html", context)
 
 
 @require_GET

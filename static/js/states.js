@@ -20,7 +20,6 @@ export function tileState(target, status) {
 }
 
 export const tileLook = (state) => vocabulary.tiles[state] ?? vocabulary.tiles.unknown;
-export const step = (target) => STEPS[target.status] ?? "";
 export const deploymentLook = (status) =>
   vocabulary.deployments[status] ?? { glyph: "?", word: status, hue: "wait" };
 export const wishWords = (wish) => vocabulary.wishes[wish] ?? "";
@@ -36,14 +35,23 @@ export function runs(target, status) {
   return restored || (back && target.status === "health_checking") ? before : target.new_version;
 }
 
+// What more there is to say: the step on the way back, the sessions still open.
+export function detail(target, state) {
+  const step = state === "rolling_back" ? (STEPS[target.status] ?? "") : "";
+  const draining = target.status === "draining" && target.sessions !== null;
+  return [step, draining ? `${target.sessions} open` : ""].filter(Boolean).join(", ");
+}
+
 export const isWell = (check) => !check.error && check.status >= 200 && check.status < 300;
 
 export function bars(checks) {
+  const step = 4 * checks.length <= 60 ? 4 : 2;
   return checks.map((check, number) => {
     const good = isWell(check);
     const share = good ? Math.sqrt(Math.min(1, (check.latency_ms ?? 0) / 300)) : 1;
     const height = Math.max(4, Math.round(share * 16));
-    return { x: 120 + (number - checks.length) * 4, y: 16 - height, width: 3, height, good };
+    const x = 60 + (number - checks.length) * step;
+    return { x, y: 16 - height, width: step - 1, height, good };
   });
 }
 

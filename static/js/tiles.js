@@ -1,6 +1,6 @@
 // Lanes and tiles: patched in place, so focus, selection and scrolling stay where they are.
 import { draw, hue, part, say } from "./dom.js";
-import { bars, isActive, laneState, runs, step, tileLook, tileState } from "./states.js";
+import { bars, detail, isActive, laneState, runs, tileLook, tileState } from "./states.js";
 import { duration, now, secondsSince } from "./time.js";
 
 const tiles = new Map();
@@ -34,10 +34,8 @@ function paintTile(node, target, status) {
   }
   say(node, "glyph", look.glyph);
   say(node, "word", look.word);
-  say(node, "detail", state === "rolling_back" ? `: ${step(target)}` : "");
   say(node, "runs", runs(target, status));
-  const open = target.status === "draining" && target.sessions !== null;
-  say(node, "sessions", open ? `${target.sessions} open` : "");
+  say(node, "detail", detail(target, state));
   paintSeconds(node, target, status);
   paintSpark(part(node, "spark"), target.health_checks);
 }
