@@ -112,7 +112,7 @@ class Connection(socketserver.StreamRequestHandler):
         return keep
 
     def _headers(self) -> dict[str, str]:
-        headers = {}
+        headers: dict[str, str] = {}
         for _ in range(LONGEST_HEAD):
             line = self.rfile.readline(8192).decode("latin-1").strip()
             if not line:

@@ -64,9 +64,9 @@ def _program(names: tuple[str, ...], wheel: str, title: str, package: str) -> Pa
         if path := shutil.which(name):
             return Path(path)
     for folder in _wheel_folders(wheel):
-        path = folder / "bin" / names[0]
-        if os.access(path, os.X_OK):
-            return path
+        program = folder / "bin" / names[0]
+        if os.access(program, os.X_OK):
+            return program
     raise LocalError(
         f"{title} is not on this machine: install it ('apt-get install {package}' on Debian "
         f"and Ubuntu, 'brew install {package.split('-')[0]}' on macOS)."

@@ -24,7 +24,7 @@ from rollouts.models import Deployment, Instance, Service
 from rollouts.states import ACTIVE, IN_FLIGHT, DeploymentStatus, TargetStatus
 
 SERVICE = "shop"
-TOKEN_NAME = "demo"  # the token itself is new at each start
+LABEL = "demo"  # of the token, which is new at each start
 # Quick enough to watch.
 POLICY = {
     "batch_pause": 1,
@@ -118,5 +118,5 @@ def _inventory(places: Places, instances: Mapping[str, int]) -> None:
 
 
 def _token(user: User) -> str:
-    ApiToken.objects.filter(user=user, name=TOKEN_NAME).delete()
-    return ApiToken.issue(user, TOKEN_NAME)[1]
+    ApiToken.objects.filter(user=user, name=LABEL).delete()
+    return ApiToken.issue(user, LABEL)[1]

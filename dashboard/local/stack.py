@@ -180,6 +180,6 @@ def free_ports(count: int, start: int) -> list[int]:
 def _holder(port: int) -> str:
     with suppress(psutil.Error, OSError):
         for each in psutil.net_connections("tcp"):
-            if each.status == psutil.CONN_LISTEN and each.laddr.port == port and each.pid:
+            if each.status == psutil.CONN_LISTEN and tuple(each.laddr)[1:] == (port,) and each.pid:
                 return f" by process {each.pid} ({psutil.Process(each.pid).name()})"
     return ""

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from dashboard.local.places import CHECKOUT, MARK, Places
 
 POLL = 0.05  # seconds between two questions
 SUPERVISOR_PATIENCE = 15.0  # seconds until supervisord answers
-STOP_PATIENCE = 75.0  # seconds until all is stopped, before what is left is killed
+KILL_PATIENCE = 5.0  # seconds from SIGKILL to the end of a process
+STOP_PATIENCE = 75.0  # seconds for supervisord to end, before it is killed
 TAIL = 20  # lines of a log that go into a failure
 # At a first start, one failed attempt is reason enough to say so.
 GONE = {"BACKOFF", "EXITED", "FATAL", "UNKNOWN"}
@@ -102,15 +104,19 @@ def render(places: Places, programs: Sequence[Program]) -> str:
             user=user,
         )
     ]
-    groups: dict[str, list[Program]] = {}
-    for each in programs:
-        groups.setdefault(each.group or each.name, []).append(each)
-    for priority, (name, members) in enumerate(groups.items(), start=1):
+    for priority, (name, members) in enumerate(_groups(programs).items(), start=1):
         parts += [_section(places, each, priority) for each in members]
         if members[0].group:
             names = ",".join(each.name for each in members)
             parts.append(f"\n[group:{name}]\nprograms={names}\npriority={priority}\n")
     return "".join(parts)
+
+
+def _groups(programs: Iterable[Program]) -> dict[str, list[Program]]:
+    groups: dict[str, list[Program]] = {}
+    for each in programs:
+        groups.setdefault(each.group or each.name, []).append(each)
+    return groups
 
 
 def _section(places: Places, each: Program, priority: int) -> str:
@@ -215,11 +221,14 @@ class Supervisor:
         return found
 
     def stop(self) -> None:
-        """Stop all programs in reverse order and supervisord itself; bounded."""
+        """Stop all programs in the reverse of their order, and supervisord itself; bounded."""
         if self._process is None:
             return
         try:
-            self.call("shutdown")  # acted on at once, where a signal waits for the next tick
+            # By itself it would do the same, but rest for a second after each group.
+            for members in reversed(_groups(self._programs.values()).values()):
+                self._stop_group(members)
+            self.call("shutdown")
         except (*REFUSED, xmlrpc.client.Fault):
             self._process.terminate()
         try:
@@ -227,6 +236,18 @@ class Supervisor:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def _stop_group(self, members: Sequence[Program]) -> None:
+        """Return when all are stopped; after its `stop_seconds` supervisord kills a program."""
+        for each in members:
+            with suppress(xmlrpc.client.Fault):  # it does not run
+                self.call("stopProcess", each.address, False)
+        deadline = time.monotonic() + max(each.stop_seconds for each in members) + KILL_PATIENCE
+        names = {each.name for each in members}
+        while any(each["name"] in names and each["pid"] for each in self.processes()):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(POLL)
 
 
 def tail(path: Path, lines: int = TAIL) -> str:

@@ -1,0 +1,74 @@
+"""Health checks of our containers: `compose_health.py web|worker|instance`, exit status 0 or 1."""
+
+import http.client
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+PATIENCE = 4.0  # seconds
+# While a job runs a worker says every 30 s that it lives, and else more often than its
+# registration would end.
+SILENCE = timedelta(seconds=120)
+
+
+def web(port: int = 8000) -> bool:
+    """Whether a page is answered, asked by a name that is allowed."""
+    name = os.environ.get("ALLOWED_HOSTS", "").split(",")[0].strip().lstrip(".")
+    return _status(port, "/healthz", "localhost" if name in {"", "*"} else name) == 200
+
+
+def instance(port: int = 8080) -> bool:
+    """Whether anything listens: what it answers is for others to judge."""
+    try:
+        socket.create_connection(("127.0.0.1", port), PATIENCE).close()
+    except OSError:
+        return False
+    return True
+
+
+def worker() -> bool:
+    """Whether a worker of this container has told Redis lately that it lives."""
+    import redis  # noqa: PLC0415 - the other checks are spared the time
+    from rq import Worker  # noqa: PLC0415
+
+    connection = redis.from_url(
+        os.environ["REDIS_URL"], socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE
+    )
+    try:
+        beats = [
+            one.last_heartbeat
+            for one in Worker.all(connection)
+            if one.hostname == socket.gethostname() and one.last_heartbeat
+        ]
+    except redis.RedisError:
+        return False
+    now = datetime.now(UTC)
+    return any(now - beat.replace(tzinfo=UTC) < SILENCE for beat in beats)
+
+
+CHECKS: Mapping[str, Callable[[], bool]] = {"web": web, "worker": worker, "instance": instance}
+
+
+def _status(port: int, path: str, host: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    try:
+        connection.request("GET", path, headers={"Host": host})
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return 0
+    finally:
+        connection.close()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Return 0 where the part named in `argv` is well."""
+    if len(argv) != 1 or argv[0] not in CHECKS:
+        print(f"compose_health: name one of {', '.join(CHECKS)}.", file=sys.stderr)
+        return 2
+    return 0 if CHECKS[argv[0]]() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
