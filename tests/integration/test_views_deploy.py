@@ -1,0 +1,234 @@
+"""The deploy form on real PostgreSQL: what is typed, what is refused where, and what is started."""
+
+import json
+import re
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from django.utils import timezone
+
+from dashboard.forms import differences, seen_of
+from rollouts import actions
+from rollouts.models import Deployment, Service
+from rollouts.policy import KNOBS
+from tests.integration.factories import make_service
+
+pytestmark = [
+    pytest.mark.django_db,
+    pytest.mark.usefixtures("redis_client"),
+    pytest.mark.filterwarnings("ignore:No directory at:UserWarning"),
+]
+
+FORM = "/services/shop/deploy/"
+
+
+@pytest.fixture
+def service() -> Service:
+    return make_service()
+
+
+@pytest.fixture
+def client(service: Service) -> Client:
+    client = Client()
+    client.force_login(User.objects.create_superuser("ann"))
+    return client
+
+
+def filled(**values: str) -> dict[str, str]:
+    """Return the form as a browser sends it: the switches that are on by default, and `values`."""
+    return {
+        "version": "v2",
+        "auto_rollback": "on",
+        "verify_version": "on",
+        "key": "one-click",
+        **values,
+    }
+
+
+def test_the_form_is_drawn_from_the_knobs(client: Client) -> None:
+    """Every key is there, with the help of the policy and the default of the service."""
+    text = client.get(FORM).content.decode()
+    for knob in KNOBS:
+        assert f'name="{knob.key}"' in text, knob.key
+    folded = text[text.index("<details") : text.index("</details>")]
+    assert {knob.key for knob in KNOBS if f'name="{knob.key}"' in folded} == {
+        knob.key for knob in KNOBS if not knob.main
+    }
+    assert "Deploy <span" in text
+    assert "to 4 instances of shop" in text
+
+
+def test_the_defaults_are_those_of_the_service(service: Service, client: Client) -> None:
+    """What its own policy says comes before what all services share."""
+    Service.objects.filter(pk=service.pk).update(policy={"batch_pause": 77})
+    assert 'placeholder="77"' in client.get(FORM).content.decode()
+
+
+def test_a_version_in_the_address_is_drawn_with_its_plan(client: Client) -> None:
+    """The link "Deploy v1 again" leads to a form that says what it would do."""
+    text = client.get(f"{FORM}?version=v9").content.decode()
+    assert 'value="v9"' in text
+    assert "2 of 4 at least" in text
+    assert "web-01, web-02" in text
+
+
+def test_a_start_leads_to_the_deployment(client: Client) -> None:
+    """With what was typed as its policy, note and person."""
+    answer = client.post(FORM, filled(batch_size="1", batch_pause="0.5", note="friday"))
+    deployment = Deployment.objects.get()
+    assert answer["Location"] == f"/deployments/{deployment.id}/"
+    assert (deployment.version, deployment.note, deployment.started_by) == ("v2", "friday", "ann")
+    assert (deployment.policy["batch_size"], deployment.policy["batch_pause"]) == (1, 0.5)
+    assert deployment.policy["auto_rollback"] is True
+
+
+def test_a_percentage_and_a_switch_are_understood(client: Client) -> None:
+    """A box that is not ticked is not sent by a browser: that is off."""
+    form = filled(batch_size="25%")
+    del form["auto_rollback"]
+    client.post(FORM, form)
+    policy = Deployment.objects.get().policy
+    assert (policy["batch_size"], policy["auto_rollback"]) == ("25%", False)
+
+
+def test_a_double_submit_starts_one(client: Client) -> None:
+    """Both clicks lead to the same deployment."""
+    first, second = client.post(FORM, filled()), client.post(FORM, filled())
+    assert first["Location"] == second["Location"]
+    assert Deployment.objects.count() == 1
+
+
+def test_each_form_has_a_key_of_its_own(client: Client) -> None:
+    """Or the second deployment would be taken for a double click of the first."""
+    keys = [
+        re.findall(r'name="key" value="([^"]+)"', client.get(FORM).content.decode())
+        for _ in range(2)
+    ]
+    assert all(len(key) == 1 and len(key[0]) > 16 for key in keys)
+    assert keys[0] != keys[1]
+
+
+def test_refusals_stand_at_their_fields(client: Client) -> None:
+    """All at once, each with its key and what would be right; nothing is started."""
+    answer = client.post(
+        FORM, filled(version="-x", batch_size="3", drain_timeout="long", health_check_path="x")
+    )
+    assert answer.status_code == 422
+    errors = answer.context["form"].errors
+    assert set(errors) == {"version", "batch_size", "drain_timeout", "health_check_path"}
+    assert "must be a number of seconds" in errors["drain_timeout"][0]
+    assert all(key in errors[key][0] for key in errors)
+    text = answer.content.decode()
+    assert "<details open" in text
+    assert 'value="long"' in text
+    assert not Deployment.objects.exists()
+
+
+def test_what_belongs_to_no_field_is_said_above_the_form(service: Service, client: Client) -> None:
+    """Such as a service without instances."""
+    service.instances.update(active=False)
+    answer = client.post(FORM, filled())
+    assert answer.status_code == 422
+    assert "instances: the service has no active instance" in answer.content.decode()
+
+
+def test_an_empty_version_is_refused(client: Client) -> None:
+    """And says so at its field."""
+    answer = client.post(FORM, filled(version=""))
+    assert answer.context["form"].errors["version"]
+    assert not Deployment.objects.exists()
+
+
+@pytest.mark.parametrize("version", ["1;id", "$(id)", "{{7*7}}", "<script>", "x" * 10_000])
+def test_a_hostile_version_starts_nothing(version: str, client: Client) -> None:
+    """It is shown as it was typed, and not run, rendered or stored."""
+    answer = client.post(FORM, filled(version=version))
+    assert answer.status_code == 422
+    assert "<script>" not in answer.content.decode()
+    assert not Deployment.objects.exists()
+
+
+def test_an_active_deployment_is_named_and_linked(service: Service, client: Client) -> None:
+    """The second of two people is told about the first."""
+    first = actions.start(service, "v2", by="ada")
+    answer = client.post(FORM, filled(version="v3"))
+    text = answer.content.decode()
+    assert answer.status_code == 409
+    assert f'href="/deployments/{first.id}/"' in text
+    assert "started by ada" in text
+    assert Deployment.objects.count() == 1
+
+
+def test_a_lock_is_named_with_its_reason(service: Service, client: Client) -> None:
+    """Who locked it, and why."""
+    Service.objects.filter(pk=service.pk).update(
+        locked=True, lock_reason="moving house", locked_by="bob", locked_until=None
+    )
+    answer = client.post(FORM, filled())
+    assert answer.status_code == 409
+    assert "shop is locked by bob: moving house." in answer.content.decode()
+
+
+def test_a_fleet_that_changed_since_the_preview_is_asked_again(
+    service: Service, client: Client
+) -> None:
+    """The difference is shown with the new plan; the second click, which has seen it, starts."""
+    text = client.post("/services/shop/plan/", filled()).content.decode()
+    seen = _seen(text)
+    service.instances.filter(name="web-03").update(version="v7")
+    service.instances.filter(name="web-04").update(active=False)
+    answer = client.post(FORM, filled(previewed=seen))
+    assert answer.status_code == 409
+    shown = answer.content.decode()
+    assert "web-03 runs v7 now, it was v1." in shown
+    assert "web-04 is no longer part of it." in shown
+    assert not Deployment.objects.exists()
+    assert client.post(FORM, filled(previewed=_seen(shown))).status_code == 302
+    assert Deployment.objects.count() == 1
+
+
+def _seen(text: str) -> str:
+    [value] = re.findall(r'id="seen" value="([^"]*)"', text)
+    return value.replace("&quot;", '"').replace("&#x27;", "'").replace("&amp;", "&")
+
+
+def test_a_double_click_is_one_even_if_the_fleet_moved_meanwhile(
+    service: Service, client: Client
+) -> None:
+    """The first click itself changes the fleet: that is no reason to ask again."""
+    seen = _seen(client.post("/services/shop/plan/", filled()).content.decode())
+    first = client.post(FORM, filled(previewed=seen))
+    service.instances.filter(name="web-01").update(version="v2", version_at=timezone.now())
+    second = client.post(FORM, filled(previewed=seen))
+    assert second["Location"] == first["Location"]
+
+
+@pytest.mark.parametrize("junk", ["x", "{}", "[]", '{"version": 1}', "null", '{"batches": [[]]}'])
+def test_a_broken_preview_tells_nothing(junk: str, service: Service) -> None:
+    """It comes from a browser and may be anything."""
+    assert differences(junk, actions.plan(service, "v2")) == []
+
+
+def test_a_preview_of_other_inputs_tells_nothing_about_the_fleet(service: Service) -> None:
+    """What differs there was typed by the person himself."""
+    other = json.loads(seen_of(actions.plan(service, "v2", {"batch_size": 1})))
+    assert differences(json.dumps(other), actions.plan(service, "v2")) == []
+
+
+def test_the_plan_is_drawn_as_a_piece_of_the_page(service: Service, client: Client) -> None:
+    """Batches, least in rotation and warnings, or the refusals with their keys; no start."""
+    good = client.post("/services/shop/plan/", filled()).content.decode()
+    assert "2 of 4 at least" in good
+    assert "<html" not in good
+    bad = client.post("/services/shop/plan/", filled(batch_size="9")).content.decode()
+    assert 'data-refused="batch_size"' in bad
+    assert client.get("/services/shop/plan/?version=v2").status_code == 200
+    assert not Deployment.objects.exists()
+
+
+def test_without_scripts_the_plan_is_shown_by_a_button(client: Client) -> None:
+    """It starts nothing."""
+    text = client.post(FORM, filled(preview="1")).content.decode()
+    assert "2 of 4 at least" in text
+    assert not Deployment.objects.exists()
