@@ -28,7 +28,7 @@ R = TypeVar("R")
 BALANCER_PATIENCE = 30.0  # seconds that a balancer out of reach is asked again
 BALANCER_FIRST_DELAY = 0.1
 BALANCER_LONGEST_DELAY = 2.0
-SESSIONS_INTERVAL = 0.05  # seconds between two looks at the open sessions
+SESSIONS_INTERVAL = 0.02  # seconds between two looks at the open sessions
 OUTPUT_INTERVAL = 1.0  # seconds between two pieces of a driver's output
 SLOW_START_STEPS = 10
 
@@ -119,22 +119,13 @@ class Change:
             await self._verify()
             await self._put_back()
         except (HeldOut, BalancerError) as error:
-            await self._move(
-                TargetStatus.FAILED, f"{self._name} is held out: {error}.", error=str(error)
+            await self._ports.journal.target(
+                self._name,
+                TargetStatus.FAILED,
+                f"{self._name} is held out: {error}.",
+                error=str(error),
+                soon=True,
             )
-
-    async def _move(
-        self,
-        status: TargetStatus,
-        message: str,
-        *,
-        error: str = "",
-        touched: bool = False,
-        version: str | None = None,
-    ) -> None:
-        await self._ports.journal.target(
-            self._name, status, message, error=error, touched=touched, version=version
-        )
 
     async def _look(self) -> Server:
         report = await persist(self._ports.balancer.report)
@@ -145,7 +136,9 @@ class Change:
 
     async def _take_out(self) -> None:
         """Drain, and wait until no session is open or drain_timeout is over."""
-        await self._move(TargetStatus.DRAINING, f"Draining {self._name}.")
+        await self._ports.journal.target(
+            self._name, TargetStatus.DRAINING, f"Draining {self._name}."
+        )
         await persist(lambda: self._ports.balancer.drain(self._server))
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._policy.drain_timeout
@@ -166,7 +159,8 @@ class Change:
 
     async def _update(self) -> None:
         """Run the driver; what it leaves behind when it fails is asked of the instance."""
-        await self._move(
+        await self._ports.journal.target(
+            self._name,
             TargetStatus.UPDATING,
             f"{self._name} is drained; updating to {self._version}.",
             touched=not self._back,
@@ -191,7 +185,9 @@ class Change:
         """Probe until the instance has passed, as the policy asks."""
         checks = self._policy.verify_version and self._ports.probe.reports_version
         wanted = self._version if checks else None
-        await self._move(TargetStatus.HEALTH_CHECKING, f"Checking {self._name}.")
+        await self._ports.journal.target(
+            self._name, TargetStatus.HEALTH_CHECKING, f"Checking {self._name}.", soon=True
+        )
         since = self._ports.clock.now()
         answers: list[Answer] = []
         while True:
@@ -230,6 +226,10 @@ class Change:
         if not server.serving:
             raise HeldOut(f"the balancer does not send it traffic ({server.state})")
         status = TargetStatus.ROLLED_BACK if self._back else TargetStatus.HEALTHY
-        await self._move(
-            status, f"{self._name} serves with {self._version}.", version=self._version
+        await self._ports.journal.target(
+            self._name,
+            status,
+            f"{self._name} serves with {self._version}.",
+            version=self._version,
+            soon=True,
         )

@@ -166,8 +166,9 @@ class Engine:
         """Change the targets of a batch at the same time, as many as may be out."""
         tasks: Tasks = {}
         told = ""
+        current: Rollout | None = rollout
         try:
-            while (current := await self._going_on()) is not None:
+            while current is not None:
                 rollout = current
                 waiting = [
                     name
@@ -182,6 +183,7 @@ class Engine:
                 await self._wait(tasks)
                 for name in [name for name, task in tasks.items() if task.done()]:
                     tasks.pop(name).result()
+                current = await self._going_on()
         finally:
             await _end(tasks.values())
 

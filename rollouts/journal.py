@@ -4,7 +4,9 @@ Each write is one transaction: the row locked, the move checked, the change, and
 with the next number. Listeners hear of it after the commit; they are news, never truth.
 """
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -18,8 +20,8 @@ from rollouts.models import Deployment, Event, HealthCheck, Instance, Target
 from rollouts.policy import Policy
 from rollouts.snapshots import (
     checks_of,
-    deployment_fields,
     event_fields,
+    moving_fields,
     progress,
     target_fields,
 )
@@ -34,6 +36,8 @@ from rollouts.states import (
 Json = dict[str, Any]
 Listener = Callable[[str, str, Json], None]  # deployment id, service name, event
 
+Write = Callable[["Entry"], None]
+
 OUTPUT_KEPT = 16_384  # characters of a driver's output in one event
 
 # Called after commit with each event; the dashboard adds its own when it is loaded.
@@ -47,7 +51,59 @@ def moment(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
-def tell(deployment: Deployment, event: Event) -> None:
+def locked(deployment_id: str) -> Deployment:
+    """Return the deployment, its row locked until the transaction ends.
+
+    What never changes and is large is left out; it is read where it is asked for.
+    """
+    return (
+        Deployment.objects.select_for_update(of=("self",))
+        .select_related("service")
+        .defer("plan", "policy", "adapters", "way_back", "service__driver", "service__balancer")
+        .get(pk=deployment_id)
+    )
+
+
+class Entry:
+    """One transaction on a locked deployment: what changes, and the events that tell of it."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+        self._events: list[Event] = []
+
+    def append(self, kind: str, message: str, patch: Json | None = None, target: str = "") -> None:
+        """Add an event with the next number."""
+        self.deployment.seq += 1
+        self._events.append(
+            Event(
+                deployment=self.deployment,
+                seq=self.deployment.seq,
+                at=timezone.now(),
+                kind=kind,
+                target=target,
+                patch={**(patch or {}), "seq": self.deployment.seq},
+                message=message,
+            )
+        )
+
+    def save(self) -> None:
+        """Write the deployment's row and the events; listeners hear of them after the commit."""
+        self.deployment.save()
+        Event.objects.bulk_create(self._events)
+        for event in self._events:
+            _tell(self.deployment, event)
+
+
+@contextmanager
+def writing(deployment_id: str) -> Iterator[Entry]:
+    """Open the journal of a deployment for one transaction."""
+    with transaction.atomic():
+        entry = Entry(locked(deployment_id))
+        yield entry
+        entry.save()
+
+
+def _tell(deployment: Deployment, event: Event) -> None:
     """Give `event` to every listener once the transaction under way is committed."""
     fields = event_fields(event)
     service = deployment.service.name
@@ -58,41 +114,9 @@ def tell(deployment: Deployment, event: Event) -> None:
         )
 
 
-def locked(deployment_id: str) -> Deployment:
-    """Return the deployment, its row locked until the transaction ends."""
-    return (
-        Deployment.objects.select_for_update(of=("self",))
-        .select_related("service")
-        .get(pk=deployment_id)
-    )
-
-
-def append(
-    deployment: Deployment,
-    kind: str,
-    message: str,
-    patch: Json | None = None,
-    target: str = "",
-) -> Event:
-    """Append an event to a locked deployment and save its row, in the transaction under way."""
-    deployment.seq += 1
-    deployment.save()
-    event = Event.objects.create(
-        deployment=deployment,
-        seq=deployment.seq,
-        at=timezone.now(),
-        kind=kind,
-        target=target,
-        patch={**(patch or {}), "seq": deployment.seq},
-        message=message,
-    )
-    tell(deployment, event)
-    return event
-
-
 def changes(deployment: Deployment, *names: str) -> Json:
     """Return the named fields of the snapshot as they are now."""
-    fields = deployment_fields(deployment)
+    fields = moving_fields(deployment)
     return {name: fields[name] for name in names}
 
 
@@ -149,26 +173,53 @@ def rollout_of(deployment: Deployment) -> facts.Rollout:
 class DjangoJournal:
     """The journal of one deployment in PostgreSQL: `ports.Journal` for the engine.
 
-    All calls run one after the other in one thread, so a call whose caller was cancelled
-    still ends before the next begins.
+    Writes are committed in the order in which they were asked for, in one thread. What waits
+    while a transaction is under way shares the next one, so that many instances changed at the
+    same time cost few commits (group commit, as databases do it). A write whose caller was
+    cancelled is committed all the same.
     """
 
     def __init__(self, deployment_id: str) -> None:
         self.id = deployment_id
+        self._waiting: list[tuple[Write, asyncio.Future[None]]] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._lost: BaseException | None = None
 
     async def read(self) -> facts.Rollout:
-        return await sync_to_async(self._read)()
+        await self.settle()
+        return await sync_to_async(_read)(self.id)
 
     async def move(self, status: DeploymentStatus, reason: str) -> None:
-        await sync_to_async(self._move)(status, reason)
+        def write(entry: Entry) -> None:
+            entry.append("status", reason, set_status(entry.deployment, status, reason))
+
+        await self._write(write)
 
     async def begin_way_back(
         self, steps: Sequence[facts.Step], ends_as: DeploymentStatus, reason: str
     ) -> None:
-        await sync_to_async(self._begin_way_back)(steps, ends_as, reason)
+        def write(entry: Entry) -> None:
+            deployment = entry.deployment
+            deployment.way_back = planning.steps_to_json(steps)
+            deployment.ends_as = ends_as.value
+            deployment.cursor = 0
+            patch = set_status(deployment, DeploymentStatus.ROLLING_BACK, reason)
+            deployment.progress_at = timezone.now()
+            entry.append("status", reason, patch)
+
+        await self._write(write)
 
     async def step(self, cursor: int, waiting_until: float | None, message: str) -> None:
-        await sync_to_async(self._step)(cursor, waiting_until, message)
+        def write(entry: Entry) -> None:
+            deployment = entry.deployment
+            deployment.cursor = cursor
+            if deployment.waiting_until is not None:
+                # The pause was no lack of progress; the deadline is armed again after it.
+                deployment.progress_at = timezone.now()
+            deployment.waiting_until = moment(waiting_until)
+            entry.append("step", message, changes(deployment, "waiting_until"))
+
+        await self._write(write)
 
     async def target(
         self,
@@ -179,118 +230,141 @@ class DjangoJournal:
         error: str = "",
         touched: bool = False,
         version: str | None = None,
+        soon: bool = False,
     ) -> None:
-        await sync_to_async(self._target)(name, status, message, error, touched, version)
+        def write(entry: Entry) -> None:
+            target = _moved(entry.deployment, name, status, error, touched)
+            if version is not None and target.instance_id is not None:
+                Instance.objects.filter(pk=target.instance_id).update(
+                    version=version, version_at=target.updated_at
+                )
+            patch = {"targets": [target_fields(target)], "progress": progress(entry.deployment)}
+            entry.append("target", message, patch, name)
+
+        if soon:
+            self._post(write)
+        else:
+            await self._write(write)
 
     async def check(self, name: str, answer: facts.Answer, message: str) -> None:
-        await sync_to_async(self._check)(name, answer, message)
+        def write(entry: Entry) -> None:
+            target = entry.deployment.targets.get(name=name)
+            HealthCheck.objects.create(
+                target=target,
+                at=datetime.fromtimestamp(answer.at, UTC),
+                ok=answer.ok,
+                status=answer.code,
+                latency_ms=answer.latency_ms,
+                error=answer.error[:500],
+            )
+            patch = {"targets": [{"instance": name, "health_checks": checks_of(target)}]}
+            entry.append("check", message, patch, name)
+
+        self._post(write)
 
     async def sessions(self, name: str, sessions: int) -> None:
-        await sync_to_async(self._sessions)(name, sessions)
+        def write(entry: Entry) -> None:
+            entry.deployment.targets.filter(name=name).update(sessions=sessions)
+            patch = {"targets": [{"instance": name, "sessions": sessions}]}
+            entry.append("sessions", "", patch, name)
+
+        self._post(write)
 
     async def output(self, name: str, text: str) -> None:
         if len(text) > OUTPUT_KEPT:
             text = text[:OUTPUT_KEPT] + f"\n[cut: {len(text) - OUTPUT_KEPT} more characters]"
-        await sync_to_async(self._note)("output", text, name)
+        self._post(lambda entry: entry.append("output", text, target=name))
 
     async def traffic(self, report: facts.BalancerReport) -> None:
-        await sync_to_async(self._traffic)(report)
+        def write(entry: Entry) -> None:
+            deployment = entry.deployment
+            deployment.traffic = _traffic_fields(deployment, report)
+            deployment.counters = [report.requests, report.failed]
+            entry.append("traffic", "", changes(deployment, "traffic"))
+
+        self._post(write)
 
     async def note(self, message: str, name: str = "") -> None:
-        await sync_to_async(self._note)("note", message, name)
+        await self._write(lambda entry: entry.append("note", message, target=name))
 
-    @transaction.atomic
-    def _read(self) -> facts.Rollout:
-        deployment = Deployment.objects.select_related("service").get(pk=self.id)
-        return rollout_of(deployment)
+    async def settle(self) -> None:
+        """Return when all that was asked for is committed; raise what a post ran into."""
+        if self._writer is not None:
+            await asyncio.shield(self._writer)
+        if self._lost is not None:
+            raise self._lost
 
-    @transaction.atomic
-    def _move(self, status: DeploymentStatus, reason: str) -> None:
-        deployment = locked(self.id)
-        append(deployment, "status", reason, set_status(deployment, status, reason))
+    async def _write(self, write: Write) -> None:
+        """Commit `write` after all that was asked for before; raise what it runs into."""
+        await self._enqueue(write)
 
-    @transaction.atomic
-    def _begin_way_back(
-        self, steps: Sequence[facts.Step], ends_as: DeploymentStatus, reason: str
-    ) -> None:
-        deployment = locked(self.id)
-        deployment.way_back = planning.steps_to_json(steps)
-        deployment.ends_as = ends_as.value
-        deployment.cursor = 0
-        patch = set_status(deployment, DeploymentStatus.ROLLING_BACK, reason)
-        deployment.progress_at = timezone.now()
-        append(deployment, "status", reason, patch)
+    def _post(self, write: Write) -> None:
+        """Have `write` committed in its turn; what it runs into is raised by a later call."""
+        self._enqueue(write).add_done_callback(self._note_loss)
 
-    @transaction.atomic
-    def _step(self, cursor: int, waiting_until: float | None, message: str) -> None:
-        deployment = locked(self.id)
-        deployment.cursor = cursor
-        if deployment.waiting_until is not None:
-            # The pause counted as no lack of progress; the deadline is armed again after it.
-            deployment.progress_at = timezone.now()
-        deployment.waiting_until = moment(waiting_until)
-        append(deployment, "step", message, changes(deployment, "waiting_until"))
+    def _note_loss(self, written: asyncio.Future[None]) -> None:
+        if not written.cancelled() and (error := written.exception()) is not None:
+            self._lost = self._lost or error
 
-    @transaction.atomic
-    def _target(
-        self,
-        name: str,
-        status: TargetStatus,
-        message: str,
-        error: str,
-        touched: bool,
-        version: str | None,
-    ) -> None:
-        deployment = locked(self.id)
-        target = deployment.targets.get(name=name)
-        check_target_move(TargetStatus(target.status), status)
-        now = timezone.now()
-        target.status = status.value
-        target.updated_at = now
-        target.sessions = None
-        target.touched = target.touched or touched
-        target.returning = deployment.way_back is not None
-        target.error = error or target.error
-        target.save()
-        if status in {TargetStatus.HEALTHY, TargetStatus.ROLLED_BACK}:
-            deployment.progress_at = now
-        if version is not None and target.instance_id is not None:
-            Instance.objects.filter(pk=target.instance_id).update(version=version, version_at=now)
-        patch = {"targets": [target_fields(target)], "progress": progress(deployment)}
-        append(deployment, "target", message, patch, name)
+    def _enqueue(self, write: Write) -> asyncio.Future[None]:
+        written = asyncio.get_running_loop().create_future()
+        self._waiting.append((write, written))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write_all())
+        return written
 
-    @transaction.atomic
-    def _check(self, name: str, answer: facts.Answer, message: str) -> None:
-        deployment = locked(self.id)
-        target = deployment.targets.get(name=name)
-        HealthCheck.objects.create(
-            target=target,
-            at=datetime.fromtimestamp(answer.at, UTC),
-            ok=answer.ok,
-            status=answer.code,
-            latency_ms=answer.latency_ms,
-            error=answer.error[:500],
-        )
-        patch = {"targets": [{"instance": name, "health_checks": checks_of(target)}]}
-        append(deployment, "check", message, patch, name)
+    async def _write_all(self) -> None:
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            try:
+                await sync_to_async(_commit)(self.id, [write for write, _ in group])
+            except Exception:
+                # One of them spoils the transaction of all: each alone, to tell which.
+                for one in group:
+                    await self._write_alone(*one)
+            else:
+                for _, written in group:
+                    if not written.done():
+                        written.set_result(None)
 
-    @transaction.atomic
-    def _sessions(self, name: str, sessions: int) -> None:
-        deployment = locked(self.id)
-        deployment.targets.filter(name=name).update(sessions=sessions)
-        patch = {"targets": [{"instance": name, "sessions": sessions}]}
-        append(deployment, "sessions", "", patch, name)
+    async def _write_alone(self, write: Write, written: asyncio.Future[None]) -> None:
+        try:
+            await sync_to_async(_commit)(self.id, [write])
+        except Exception as error:
+            if not written.done():
+                written.set_exception(error)
+        else:
+            if not written.done():
+                written.set_result(None)
 
-    @transaction.atomic
-    def _traffic(self, report: facts.BalancerReport) -> None:
-        deployment = locked(self.id)
-        deployment.traffic = _traffic_fields(deployment, report)
-        deployment.counters = [report.requests, report.failed]
-        append(deployment, "traffic", "", changes(deployment, "traffic"))
 
-    @transaction.atomic
-    def _note(self, kind: str, message: str, name: str) -> None:
-        append(locked(self.id), kind, message, target=name)
+@transaction.atomic
+def _read(deployment_id: str) -> facts.Rollout:
+    return rollout_of(Deployment.objects.select_related("service").get(pk=deployment_id))
+
+
+def _commit(deployment_id: str, writes: Sequence[Write]) -> None:
+    with writing(deployment_id) as entry:
+        for write in writes:
+            write(entry)
+
+
+def _moved(
+    deployment: Deployment, name: str, status: TargetStatus, error: str, touched: bool
+) -> Target:
+    """Move a target of a locked deployment and return it; raise IllegalMove."""
+    target = deployment.targets.get(name=name)
+    check_target_move(TargetStatus(target.status), status)
+    target.status = status.value
+    target.updated_at = timezone.now()
+    target.sessions = None
+    target.touched = target.touched or touched
+    target.returning = bool(deployment.ends_as)
+    target.error = error or target.error
+    target.save()
+    if status in {TargetStatus.HEALTHY, TargetStatus.ROLLED_BACK}:
+        deployment.progress_at = target.updated_at
+    return target
 
 
 def _traffic_fields(deployment: Deployment, report: facts.BalancerReport) -> Json:
@@ -324,25 +398,25 @@ def create(deployment: Deployment, targets: Sequence[Target], message: str) -> N
     deployment.traffic = {"requests": 0, "failed_requests": 0, "shares": {}}
     deployment.save(force_insert=True)
     Target.objects.bulk_create(targets)
-    append(deployment, "created", message, {"status": deployment.status})
+    entry = Entry(deployment)
+    entry.append("created", message, {"status": deployment.status})
+    entry.save()
 
 
-@transaction.atomic
 def record_wish(deployment_id: str, wish: facts.Wish | None, by: str, message: str) -> Deployment:
     """Store what a person asked for, as a wish that the engine turns into status."""
-    deployment = locked(deployment_id)
-    deployment.wish = wish.value if wish else ""
-    deployment.wish_by = by
-    append(deployment, "wish", message, changes(deployment, "wish", "wish_by"))
-    return deployment
+    with writing(deployment_id) as entry:
+        entry.deployment.wish = wish.value if wish else ""
+        entry.deployment.wish_by = by
+        entry.append("wish", message, changes(entry.deployment, "wish", "wish_by"))
+    return entry.deployment
 
 
-@transaction.atomic
 def move_now(deployment_id: str, status: DeploymentStatus, reason: str) -> Deployment:
     """Move a deployment that no engine drives; raise IllegalMove."""
-    deployment = locked(deployment_id)
-    append(deployment, "status", reason, set_status(deployment, status, reason))
-    return deployment
+    with writing(deployment_id) as entry:
+        entry.append("status", reason, set_status(entry.deployment, status, reason))
+    return entry.deployment
 
 
 def policy_json(policy: Policy) -> Json:

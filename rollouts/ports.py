@@ -86,7 +86,13 @@ class Clock(Protocol):
 
 
 class Journal(Protocol):
-    """The only writer of a status. Each call is one transaction: the change and its event."""
+    """The only writer of a status: a change and its event are one transaction.
+
+    All is committed in the order of the calls. A call returns once its write is committed;
+    those of `check`, `sessions`, `output` and `traffic`, which change no state, and of
+    `target` with `soon`, return at once: nothing may be done on the strength of them before
+    another call has returned.
+    """
 
     async def read(self) -> Rollout:
         """Return the deployment as it is stored."""
@@ -115,6 +121,7 @@ class Journal(Protocol):
         error: str = "",
         touched: bool = False,
         version: str | None = None,
+        soon: bool = False,
     ) -> None:
         """Move one target; `version` is what was verified on the instance, if anything was."""
         ...

@@ -36,16 +36,23 @@ def deployment_fields(deployment: Deployment) -> Json:
         "version": deployment.version,
         "previous_version": deployment.previous_version,
         "strategy": deployment.strategy,
+        "policy": deployment.policy,
+        "note": deployment.note,
+        "started_by": deployment.started_by,
+        "created_at": iso(deployment.created_at),
+        **moving_fields(deployment),
+    }
+
+
+def moving_fields(deployment: Deployment) -> Json:
+    """Return those of the deployment's fields that change after it was stored."""
+    return {
         "status": deployment.status,
         "reason": deployment.reason,
-        "policy": deployment.policy,
         "traffic": deployment.traffic,
-        "note": deployment.note,
         "wish": deployment.wish,
         "wish_by": deployment.wish_by,
         "waiting_until": iso(deployment.waiting_until),
-        "started_by": deployment.started_by,
-        "created_at": iso(deployment.created_at),
         "started_at": iso(deployment.started_at),
         "completed_at": iso(deployment.completed_at),
         "seq": deployment.seq,

@@ -11,7 +11,10 @@ from rollouts.states import IN_FLIGHT, TERMINAL, DeploymentStatus, TargetStatus
 D = DeploymentStatus
 T = TargetStatus
 
-NOT_LISTENING_INTERVAL = 0.05  # seconds between probes while nothing listens yet
+# While nothing listens yet: seconds to the next probe at first, and as a part of the time that
+# the start has taken so far, so that a quick one is seen at once and a slow one costs little.
+FIRST_INTERVAL = 0.02
+INTERVAL_GROWTH = 0.1
 
 
 # Of one instance after its update.
@@ -81,7 +84,8 @@ def health(
     if last is None:
         return AskAgain(0, "not asked yet")
     if not last.listening:
-        return AskAgain(min(left, NOT_LISTENING_INTERVAL, policy.health_check_interval), "starting")
+        soon = max(FIRST_INTERVAL, INTERVAL_GROWTH * (now - since))
+        return AskAgain(min(left, soon, policy.health_check_interval), "starting")
     pause = policy.health_check_interval
     if last.ok:
         # Not later than the moment at which the run is long enough.

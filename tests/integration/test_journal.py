@@ -1,5 +1,6 @@
 """The journal on real PostgreSQL: numbered events, one transaction each, news after commit."""
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -86,6 +87,7 @@ async def test_a_client_that_applies_every_patch_holds_the_servers_snapshot(
     seen = client["seq"]
     for write in writes:
         await write()
+        await writer.settle()
         fresh = [event_fields(e) for e in await sync_to_async(events)(deployment) if e.seq > seen]
         seen += len(fresh)
         client = apply(client, fresh)
@@ -125,6 +127,43 @@ def test_events_are_numbered_without_a_gap_by_writers_at_the_same_time(
     for thread in threads:
         thread.join(60)
     assert [event.seq for event in events(deployment)] == list(range(1, 162))
+
+
+async def test_writes_at_the_same_time_keep_their_order_and_fail_alone(
+    closed: None, deployment: Deployment
+) -> None:
+    """One that fails among twenty at the same time spoils none of the others."""
+    writer = DjangoJournal(deployment.id)
+    names = [f"web-0{1 + number % 4}" for number in range(20)]
+    moves = [writer.note(str(number), name) for number, name in enumerate(names)]
+    results = await asyncio.gather(
+        *moves[:10], writer.move(D.COMPLETED, "illegal"), *moves[10:], return_exceptions=True
+    )
+    assert [type(result) for result in results if result is not None] == [IllegalMove]
+    told = [event.message async for event in Event.objects.filter(kind="note").order_by("seq")]
+    assert told == [str(number) for number in range(20)]
+
+
+async def test_a_post_that_fails_is_raised_by_the_next_read(
+    closed: None, deployment: Deployment
+) -> None:
+    """Nothing is lost in silence."""
+    writer = DjangoJournal(deployment.id)
+    await writer.target("web-01", T.HEALTHY, "No.", soon=True)
+    with pytest.raises(IllegalMove):
+        await writer.read()
+
+
+async def test_a_write_whose_caller_was_cancelled_is_committed_all_the_same(
+    closed: None, deployment: Deployment
+) -> None:
+    """Whoever reads next sees it."""
+    writer = DjangoJournal(deployment.id)
+    task = asyncio.create_task(writer.target("web-01", T.DRAINING, "Draining."))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task})
+    assert (await writer.read()).target("web-01").status is T.DRAINING
 
 
 def test_an_illegal_move_changes_nothing_and_tells_nobody(
@@ -175,6 +214,7 @@ async def test_only_the_last_checks_are_shown(closed: None, deployment: Deployme
     writer = DjangoJournal(deployment.id)
     for number in range(CHECKS_SHOWN + 5):
         await writer.check("web-01", Answer(float(number), ok=True, code=200), "200")
+    await writer.settle()
     last = await Event.objects.filter(deployment=deployment).alast()
     assert last is not None
     shown = last.patch["targets"][0]["health_checks"]
@@ -190,6 +230,7 @@ async def test_requests_are_counted_on_when_the_balancer_restarts(
     writer = DjangoJournal(deployment.id)
     for requests, failed in [(100, 5), (150, 6), (20, 1), (30, 1)]:
         await writer.traffic(BalancerReport({}, requests, failed))
+    await writer.settle()
     current = await Deployment.objects.aget(pk=deployment.pk)
     assert current.traffic["requests"] == 50 + 20 + 10
     assert current.traffic["failed_requests"] == 1 + 1
@@ -202,14 +243,18 @@ async def test_shares_follow_the_set_weights_of_what_serves(
     await Instance.objects.filter(name="web-01").aupdate(version="v2")
     drained = Server("web-02", ServerState.DRAIN, True, 0, 100)
     servers = {s.name: s for s in (server("web-01"), drained, server("web-03"))}
-    await DjangoJournal(deployment.id).traffic(BalancerReport(servers))
+    writer = DjangoJournal(deployment.id)
+    await writer.traffic(BalancerReport(servers))
+    await writer.settle()
     current = await Deployment.objects.aget(pk=deployment.pk)
     assert current.traffic["shares"] == {"v2": 0.5, "v1": 0.5}
 
 
 async def test_long_output_is_cut_and_says_so(closed: None, deployment: Deployment) -> None:
     """A driver that writes without end does not fill the database."""
-    await DjangoJournal(deployment.id).output("web-01", "x" * 50_000)
+    writer = DjangoJournal(deployment.id)
+    await writer.output("web-01", "x" * 50_000)
+    await writer.settle()
     last = await Event.objects.filter(deployment=deployment).alast()
     assert last is not None
     assert len(last.message) < 17_000

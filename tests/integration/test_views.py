@@ -6,12 +6,14 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
 from rollouts import actions, journal
 from rollouts.models import Deployment, Service
 from rollouts.snapshots import snapshot
+from rollouts.states import TargetStatus
 from tests.integration.factories import make_service
 
 pytestmark = [
@@ -166,8 +168,8 @@ def test_hostile_text_is_shown_as_text(service: Service, login: Login) -> None:
     """Notes, messages, errors and locks come from outside; none becomes markup."""
     Service.objects.filter(pk=service.pk).update(locked=False)
     deployment = actions.start(service, "v2", by=HOSTILE, note=HOSTILE)
-    with journal.transaction.atomic():
-        journal.append(journal.locked(deployment.id), "output", HOSTILE, target="web-01")
+    with journal.writing(deployment.id) as entry:
+        entry.append("output", HOSTILE, target="web-01")
     deployment.targets.filter(name="web-01").update(error=HOSTILE)
     Deployment.objects.filter(pk=deployment.pk).update(reason=HOSTILE, status="paused")
     Service.objects.filter(pk=service.pk).update(locked=True, lock_reason=HOSTILE)
@@ -193,9 +195,8 @@ def test_the_page_carries_the_snapshot_it_was_drawn_from(
 
 def test_tiles_say_their_state_in_words_and_glyphs(deployment: Deployment, login: Login) -> None:
     """A state is never its colour alone, and every instance has its tile."""
-    journal.DjangoJournal(deployment.id)._target(
-        "web-01", journal.TargetStatus.DRAINING, "Draining web-01.", "", False, None
-    )
+    told = journal.DjangoJournal(deployment.id).target
+    async_to_sync(told)("web-01", TargetStatus.DRAINING, "Draining web-01.")
     text = login(*VIEWER).get(f"/deployments/{deployment.id}/").content.decode()
     assert re.findall(r'data-instance="([^"]+)" data-state="([^"]+)"', text) == [
         ("web-01", "draining"),

@@ -274,6 +274,7 @@ class World:
         error: str = "",
         touched: bool = False,
         version: str | None = None,
+        soon: bool = False,
     ) -> None:
         old = self.rollout.target(name)
         check_target_move(old.status, status)
