@@ -3,13 +3,10 @@
 It listens on a unix socket alone, in a folder that only its account can enter.
 """
 
-import grp
 import os
-import pwd
 import shutil
 import subprocess
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -18,28 +15,15 @@ from psycopg import sql
 
 from dashboard.local import binaries
 from dashboard.local.errors import LocalError
-from dashboard.local.places import SYSTEM_DATA, USER, Places, is_root
+from dashboard.local.places import USER, Places
+from dashboard.local.postgres_account import Account, account, groups, home, runnable
 from dashboard.local.supervision import Program
 
 NAME = "postgres"
-ACCOUNTS = ("postgres", "nobody")  # PostgreSQL refuses to run as root
 MAX_CONNECTIONS = 60
 INITDB_PATIENCE = 120.0  # seconds
 # Whoever can enter the socket's folder is the owner of the data; nobody else comes this far.
 HBA = "local all all trust\n"
-
-
-def account() -> pwd.struct_passwd | None:
-    """Return the account that PostgreSQL runs as in place of root; None where we are not root."""
-    if not is_root():
-        return None
-    for name in ACCOUNTS:
-        with suppress(KeyError):
-            return pwd.getpwnam(name)
-    raise LocalError(
-        "PostgreSQL does not run as root, and there is no account 'postgres' or 'nobody': "
-        "add one ('useradd --system postgres'), or run as an ordinary user."
-    )
 
 
 def program(places: Places, *, durable: bool = True) -> Program:
@@ -58,7 +42,7 @@ def program(places: Places, *, durable: bool = True) -> Program:
     if not durable:
         settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
     arguments = [text for key, value in settings.items() for text in ("-c", f"{key}={value}")]
-    server = _runnable(binaries.postgres(_major(places)), runner)
+    server = runnable(binaries.postgres(_major(places)), runner)
     return Program(
         NAME,
         (str(server / "postgres"), "-D", str(places.cluster.resolve()), *arguments),
@@ -77,12 +61,13 @@ def prepare(places: Places, say: Callable[[str], None]) -> None:
     runner = account()
     _make_socket_folder(places, runner)
     if not (places.cluster / "PG_VERSION").exists():
-        home = _home(places, runner, say)
+        cluster = home(places, runner, say)
         installation = binaries.postgres()
-        say(f"Making a database of PostgreSQL {installation.major} in {home}.")
-        _initialise(home, installation, runner)
-        if home != places.cluster:
-            places.cluster.symlink_to(home)
+        say(f"Making a database of PostgreSQL {installation.major} in {cluster}.")
+        _initialise(cluster, installation, runner)
+        if cluster != places.cluster:
+            places.cluster.unlink(missing_ok=True)
+            places.cluster.symlink_to(cluster)
     _check_version(places)
     _forget_dead_server(places)
 
@@ -105,42 +90,22 @@ def answers(places: Places) -> bool:
     return True
 
 
-def _make_socket_folder(places: Places, runner: pwd.struct_passwd | None) -> None:
+def _make_socket_folder(places: Places, runner: Account | None) -> None:
     places.postgres_sockets.mkdir(mode=0o700, exist_ok=True)
     if runner:
         os.chown(places.postgres_sockets, runner.pw_uid, runner.pw_gid)
 
 
-def _home(places: Places, runner: pwd.struct_passwd | None, say: Callable[[str], None]) -> Path:
-    """Return where a new cluster is made: the data folder, if PostgreSQL's account gets there."""
-    if not runner or _may_enter(places.data, runner):
-        return places.cluster
-    home = SYSTEM_DATA / "clusters" / places.runtime.name
-    say(
-        f"{runner.pw_name}, the account that PostgreSQL runs as, can't enter {places.data}: "
-        f"the database is kept in {home}."
-    )
-    for folder in (SYSTEM_DATA, home.parent):
-        folder.mkdir(mode=0o711, parents=True, exist_ok=True)
-        folder.chmod(0o711)
-    if home.exists():
-        say(f"The data folder of the database in {home} was emptied: the database goes too.")
-        shutil.rmtree(home)
-    return home
-
-
-def _initialise(
-    home: Path, installation: binaries.Postgres, runner: pwd.struct_passwd | None
-) -> None:
-    """Make a cluster in a folder beside, so that `home` is whole or not there."""
-    draft = home.with_name(f"{home.name}.new")
+def _initialise(cluster: Path, installation: binaries.Postgres, runner: Account | None) -> None:
+    """Make a cluster in a folder beside, so that `cluster` is whole or not there."""
+    draft = cluster.with_name(f"{cluster.name}.new")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(mode=0o700)
     if runner:
         os.chown(draft, runner.pw_uid, runner.pw_gid)
     made = subprocess.run(
         [
-            _runnable(installation, runner) / "initdb",
+            runnable(installation, runner) / "initdb",
             f"--pgdata={draft}",
             f"--username={USER}",
             "--auth=trust",
@@ -155,12 +120,12 @@ def _initialise(
         cwd="/",
         user=runner.pw_uid if runner else None,
         group=runner.pw_gid if runner else None,
-        extra_groups=_groups(runner) if runner else None,
+        extra_groups=groups(runner) if runner else None,
     )
     if made.returncode != 0:
         raise LocalError(f"PostgreSQL's initdb failed: {(made.stderr or made.stdout).strip()}")
     (draft / "pg_hba.conf").write_text(HBA)
-    draft.replace(home)
+    draft.replace(cluster)
 
 
 def _check_version(places: Places) -> None:
@@ -196,39 +161,3 @@ def _forget_dead_server(places: Places) -> None:
             f"PostgreSQL runs on {places.cluster} already, as process {pid}: stop it first."
         )
     note.unlink()
-
-
-def _runnable(installation: binaries.Postgres, runner: pwd.struct_passwd | None) -> Path:
-    """Return the folder of the programs, copied to where `runner` can run them if need be."""
-    if not runner or _may_enter(installation.programs, runner):
-        return installation.programs
-    copy = SYSTEM_DATA / f"postgresql-{installation.major}"
-    if not copy.exists():
-        SYSTEM_DATA.mkdir(mode=0o711, parents=True, exist_ok=True)
-        draft = copy.with_name(f"{copy.name}.{os.getpid()}")
-        shutil.copytree(installation.programs.parent, draft, symlinks=True)
-        draft.chmod(0o755)
-        with suppress(OSError):  # another start was quicker
-            draft.replace(copy)
-    return copy / "bin"
-
-
-def _groups(runner: pwd.struct_passwd) -> list[int]:
-    return [each.gr_gid for each in grp.getgrall() if runner.pw_name in each.gr_mem]
-
-
-def _may_enter(folder: Path, runner: pwd.struct_passwd) -> bool:
-    """Whether `runner` may pass through `folder` and all its parents."""
-    groups = {runner.pw_gid, *_groups(runner)}
-    resolved = folder.resolve()
-    for each in (resolved, *resolved.parents):
-        found = each.stat()
-        if found.st_uid == runner.pw_uid:
-            allowed = found.st_mode & 0o100
-        elif found.st_gid in groups:
-            allowed = found.st_mode & 0o010
-        else:
-            allowed = found.st_mode & 0o001
-        if not allowed:
-            return False
-    return True
