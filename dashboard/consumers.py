@@ -51,12 +51,14 @@ class DeploymentConsumer(LiveConsumer):
             message = await opening(self.id, after)
         except Deployment.DoesNotExist:
             raise Ended(GONE) from None
-        await self.tell(message)
-        if message["type"] == "snapshot":
-            self.sent = message["deployment"]["seq"]
+        events = message.get("events")
+        if not events:
+            await self.tell(message)
+            self.sent = after or 0 if events == [] else message["deployment"]["seq"]
             return
-        self.sent = message["events"][-1]["seq"] if message["events"] else after or 0
-        if len(message["events"]) == EVENTS_AT_ONCE:
+        await self.tell_events(events)
+        self.sent = events[-1]["seq"]
+        if len(events) == EVENTS_AT_ONCE:
             await self.heal()
 
     async def deliver(self, events: list[Json]) -> None:

@@ -14,11 +14,12 @@ from dashboard.consumers import DeploymentConsumer, OverviewConsumer
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+LIMITS = ("maxMessagePayloadSize", "maxFramePayloadSize")  # autobahn's names; 0 is none
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class Reader:
-    """Whether the client keeps up with what is written to it.
+    """The way to a client: of any size, but not faster than it reads.
 
     Daphne takes every message at once and lets them pile up in memory before a client that
     does not read. As Twisted's producer we hear when its buffer is full and when it is
@@ -26,13 +27,28 @@ class Reader:
     """
 
     def __init__(self, send: Send) -> None:
+        self._send = send
         self._fast = asyncio.Event()
         self._fast.set()
-        protocol = next(iter(getattr(send, "args", ())), None)
-        transport = getattr(protocol, "transport", None)
+        # Daphne's `send` is a partial of a method with its protocol.
+        self._protocol: Any = next(iter(getattr(send, "args", ())), None)
+        transport = getattr(self._protocol, "transport", None)
         if transport is not None and hasattr(transport, "registerProducer"):
             transport.unregisterProducer()  # the HTTP channel that the socket grew from
             transport.registerProducer(self, True)
+
+    async def send(self, message: Message) -> None:
+        """Send past daphne's limit of 1 MiB, which then holds again for what the client sends."""
+        held = {name: getattr(self._protocol, name, None) for name in LIMITS}
+        if None in held.values():
+            await self._send(message)
+            return
+        vars(self._protocol).update(dict.fromkeys(LIMITS, 0))
+        try:
+            # It takes the message without yielding: nothing is read from the client meanwhile.
+            await self._send(message)
+        finally:
+            vars(self._protocol).update(held)
 
     async def ready(self) -> None:
         """Wait until the client has read what was written before."""
@@ -64,7 +80,8 @@ def guarded(application: Application) -> Application:
         if not same_origin(dict(scope["headers"])):
             await refuse(scope, receive, send)
             return
-        await application({**scope, "reader": Reader(send)}, receive, send)
+        reader = Reader(send)
+        await application({**scope, "reader": reader}, receive, reader.send)
 
     return guard
 

@@ -36,6 +36,8 @@ READ_TIMEOUT = 4.0  # seconds that PostgreSQL may take
 CANCEL_AGAIN = 0.5  # seconds
 UNCHECKED_LIMIT = 45.0  # seconds without a check of the session until the socket is closed
 EVENTS_AT_ONCE = 500
+MESSAGE_LIMIT = 256 * 1024  # bytes of several events; clients of Python take 1 MiB by default
+EVENTS = '{{"type":"events","events":[{}]}}'
 WAITING_LIMIT = 1_000  # events; the oldest give way and are read from PostgreSQL
 SLOW_READER = 20.0  # seconds for a client to read what was written to it
 FRAME_LIMIT = 64 * 1024  # bytes
@@ -49,6 +51,9 @@ UNHEARD = (RedisError, OSError, TimeoutError)  # so is Redis
 
 # Sockets read with few connections, however many there are: the pages need the pool too.
 _readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="sockets")
+
+
+dumps = partial(json.dumps, separators=(",", ":"))
 
 
 class Ended(Exception):
@@ -155,6 +160,22 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # untyped lib
 
     async def tell(self, message: Json) -> None:
         """Send one message, once the client has read those before it."""
+        await self._write(dumps(message))
+
+    async def tell_events(self, events: list[Json]) -> None:
+        """Send `events` in as few messages as their limits allow; none where there are none."""
+        waiting: list[str] = []
+        size = 0
+        for text in map(dumps, events):
+            if waiting and (len(waiting) == EVENTS_AT_ONCE or size + len(text) > MESSAGE_LIMIT):
+                await self._write(EVENTS.format(",".join(waiting)))
+                waiting, size = [], 0
+            waiting.append(text)
+            size += len(text)
+        if waiting:
+            await self._write(EVENTS.format(",".join(waiting)))
+
+    async def _write(self, text: str) -> None:
         reader = self.scope.get("reader")
         if reader is not None:
             try:
@@ -162,12 +183,7 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # untyped lib
                     await reader.ready()
             except TimeoutError:
                 raise Ended(TOO_SLOW) from None
-        await self.send(text_data=json.dumps(message, separators=(",", ":")))
-
-    async def tell_events(self, events: list[Json]) -> None:
-        """Send `events`, a bounded number in each message."""
-        for first in range(0, len(events), EVENTS_AT_ONCE):
-            await self.tell({"type": "events", "events": events[first : first + EVENTS_AT_ONCE]})
+        await self.send(text_data=text)
 
     async def _listen(self) -> None:
         """Take news from the channel layer, and subscribe again where that fails."""

@@ -16,8 +16,9 @@ from django.db import connections
 from django.utils import timezone
 from redis.exceptions import ConnectionError as RedisAway
 
-from dashboard import live, sockets
+from dashboard import consumers, live, sockets
 from dashboard.live import OVERVIEW_GROUP, group_of
+from dashboard.routing import Reader
 from rollouts import actions, journal
 from rollouts.journal import DjangoJournal
 from rollouts.models import Deployment, Event
@@ -142,6 +143,33 @@ async def test_a_screen_that_applies_every_event_holds_the_servers_snapshot(
         assert screen.events == await sync_to_async(events_after)(deployment.id, 1, 100)
 
 
+async def test_a_socket_hears_news_before_it_reads_its_snapshot(
+    deployment: Deployment, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other way round, what happens between the two would be in neither."""
+    order: list[str] = []
+    read = consumers.opening
+
+    class SlowToSubscribe:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(get_channel_layer(), name)
+
+        async def group_add(self, group: str, channel: str) -> None:
+            await asyncio.sleep(0.2)  # longer than it takes to read
+            await get_channel_layer().group_add(group, channel)
+            order.append("subscribed")
+
+    async def opening(*args: Any) -> dict[str, Any]:
+        order.append("read")
+        return await read(*args)
+
+    monkeypatch.setattr(sockets, "get_channel_layer", SlowToSubscribe)
+    monkeypatch.setattr(consumers, "opening", opening)
+    async with watching(deployment, session) as screen:
+        await screen.read()
+    assert order == ["subscribed", "read"]
+
+
 @pytest.mark.usefixtures("deaf")
 async def test_a_reconnect_brings_the_missed_events_alone(
     deployment: Deployment, session: str
@@ -228,6 +256,18 @@ async def test_many_missed_events_come_in_bounded_messages(
     async with watching(deployment, session, after=0) as screen:
         await screen.until(1_101)
         assert [len(message["events"]) for message in screen.messages] == [500, 500, 101]
+
+
+async def test_big_events_come_in_several_messages(deployment: Deployment, session: str) -> None:
+    """Clients of Python take 1 MiB at once, unless they were told otherwise."""
+    writer = DjangoJournal(deployment.id)
+    for _ in range(40):
+        await writer.output("web-01", "x" * 16_000)
+    async with watching(deployment, session, after=1) as screen:
+        await screen.until(41)
+        sizes = [len(json.dumps(message)) for message in screen.messages]
+        assert len(sizes) == 3
+        assert max(sizes) < 300_000
 
 
 async def test_a_burst_loses_nothing(
@@ -405,11 +445,10 @@ async def test_a_reader_that_does_not_read_is_dropped(
     """What waits for it is bounded, because nothing more is written to it."""
     monkeypatch.setattr(sockets, "SLOW_READER", 0.1)
 
-    class Stuck:
-        async def ready(self) -> None:
-            await asyncio.Event().wait()
+    async def stuck(reader: Reader) -> None:
+        await asyncio.Event().wait()
 
-    monkeypatch.setattr("dashboard.routing.Reader", lambda send: Stuck())
+    monkeypatch.setattr(Reader, "ready", stuck)
     async with connected(path_of(deployment), session) as socket:
         assert await closed_with(socket) == sockets.TOO_SLOW
 

@@ -24,9 +24,10 @@ from dashboard import live
 from dashboard.local.places import CHECKOUT
 from dashboard.local.stack import free_ports
 from dashboard.local.supervision import Supervisor
+from dashboard.sockets import TOO_SLOW
 from rollouts import actions
 from rollouts.journal import DjangoJournal
-from rollouts.models import Deployment, Event
+from rollouts.models import Deployment, Event, Target
 from rollouts.snapshots import consistent_snapshot
 from rollouts.states import DeploymentStatus, TargetStatus
 from tests.environment import PLACES
@@ -222,6 +223,26 @@ async def test_without_a_session_the_answer_is_403(web: Web, deployment: Deploym
     assert caught.value.response.status_code == 403
 
 
+async def test_a_snapshot_may_be_larger_than_daphne_lets_clients_send(
+    web: Web, deployment: Deployment, session: str
+) -> None:
+    """A thousand instances with thirty checks each are more than its 1 MiB."""
+
+    def write() -> None:
+        Target.objects.update(error="x" * 200_000)
+
+    await sync_to_async(write)()
+    async with web.watching(deployment, session) as opened:
+        screen = Screen(opened.recv)
+        await screen.read()
+        assert screen.held == await sync_to_async(consistent_snapshot)(deployment.id)
+        await opened.send("x" * 1_048_577)
+        with suppress(ConnectionClosed):
+            while True:
+                await opened.recv()
+        assert opened.close_code in {1006, 1009}
+
+
 async def test_a_client_that_reads_nothing_is_dropped(
     web: Web, deployment: Deployment, session: str
 ) -> None:
@@ -238,6 +259,7 @@ async def test_a_client_that_reads_nothing_is_dropped(
 
     await sync_to_async(write)()
     received = 0
+    code = None
     async with web.watching(deployment, session, "?after=0") as opened:
         transport = opened.transport
         transport.pause_reading()
@@ -246,4 +268,6 @@ async def test_a_client_that_reads_nothing_is_dropped(
         with suppress(ConnectionClosed):
             while received < total * len(text):
                 received += len(await opened.recv())
+        code = opened.close_code
     assert received < total * len(text)
+    assert code in {TOO_SLOW, 1006}, "the server sends its reason where it still can"
