@@ -116,8 +116,7 @@ class Change:
             # On the way back an instance that was never given the new version keeps what it runs.
             if not self._back or self._target.touched:
                 await self._update()
-            await self._verify()
-            await self._put_back()
+            await self._put_back(await self._verify())
         except (HeldOut, BalancerError) as error:
             await self._ports.journal.target(
                 self._name,
@@ -181,17 +180,19 @@ class Change:
         runs = f"it reports {answer.version}" if answer.version else "it reports no version"
         raise HeldOut(f"{why}; {runs}")
 
-    async def _verify(self) -> None:
-        """Probe until the instance has passed, as the policy asks."""
+    async def _verify(self) -> str:
+        """Probe until the instance has passed, as the policy asks; return how, in words."""
         checks = self._policy.verify_version and self._ports.probe.reports_version
         wanted = self._version if checks else None
-        await self._ports.journal.target(
-            self._name, TargetStatus.HEALTH_CHECKING, f"Checking {self._name}.", soon=True
-        )
         since = self._ports.clock.now()
         answers: list[Answer] = []
+        # This is also the intent of what follows, the return into rotation; asking needs none.
+        checking = self._ports.journal.target(
+            self._name, TargetStatus.HEALTH_CHECKING, f"Checking {self._name}."
+        )
+        heard, _ = await asyncio.gather(self._ports.probe.ask(self._instance), checking)
         while True:
-            answer = verdicts.judge(await self._ports.probe.ask(self._instance), wanted)
+            answer = verdicts.judge(heard, wanted)
             # A streak of "nothing listens yet", asked many times a second, is told once.
             if answer.listening or not answers or answers[-1].listening:
                 await self._ports.journal.check(
@@ -201,17 +202,14 @@ class Change:
             verdict = verdicts.health(answers, since, self._ports.clock.now(), self._policy)
             match verdict:
                 case verdicts.Healthy(reason):
-                    # The intent of what comes next: the return into rotation.
-                    await self._ports.journal.note(
-                        f"{self._name} is {reason}; back into rotation.", self._name
-                    )
-                    return
+                    return reason
                 case verdicts.Unhealthy(reason):
                     raise HeldOut(reason)
                 case verdicts.AskAgain(seconds):
                     await asyncio.sleep(seconds)
+                    heard = await self._ports.probe.ask(self._instance)
 
-    async def _put_back(self) -> None:
+    async def _put_back(self, reason: str) -> None:
         """Return into rotation, confirmed by the balancer, the weight ramped if asked for."""
         ramp = self._policy.slow_start
         if ramp:
@@ -229,7 +227,7 @@ class Change:
         await self._ports.journal.target(
             self._name,
             status,
-            f"{self._name} serves with {self._version}.",
+            f"{self._name} serves with {self._version}: {reason}.",
             version=self._version,
             soon=True,
         )

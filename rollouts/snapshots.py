@@ -10,10 +10,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import Count, F, Q, Window
+from django.db.models import F, Window
 from django.db.models.functions import RowNumber
 
 from rollouts.models import Deployment, Event, HealthCheck, Target
@@ -92,14 +92,12 @@ def checks_of(target: Target) -> list[Json]:
     return [check_fields(check) for check in reversed(latest)]
 
 
-COUNTS = {
-    "total": Count("id"),
-    "updated": Count("id", filter=Q(touched=True)),
-    "healthy": Count("id", filter=Q(status=TargetStatus.HEALTHY)),
-    "failed": Count("id", filter=Q(status=TargetStatus.FAILED)),
-    "rolled_back": Count("id", filter=Q(status=TargetStatus.ROLLED_BACK)),
+COUNTED = {
+    TargetStatus.HEALTHY.value: "healthy",
+    TargetStatus.FAILED.value: "failed",
+    TargetStatus.ROLLED_BACK.value: "rolled_back",
 }
-BEGUN = Q(touched=True) | Q(status__in=[status.value for status in IN_FLIGHT])
+IN_FLIGHT_VALUES = frozenset(status.value for status in IN_FLIGHT)
 
 
 def progress(deployment: Deployment) -> Json:
@@ -111,23 +109,24 @@ def progress(deployment: Deployment) -> Json:
 
 
 def _progress_of(ids: Sequence[str]) -> dict[str, Json]:
-    """Return the progress of many deployments with one query."""
-    held: dict[str, Json] = {
-        pk: {**dict.fromkeys(COUNTS, 0), "batch": 0, "batches": 0} for pk in ids
-    }
-    rows = (
-        Target.objects.filter(deployment__in=ids)
-        .order_by("deployment", "batch")
-        .values("deployment_id", "batch")
-        .annotate(**COUNTS, begun=Count("id", filter=BEGUN))
-    )
-    for row in cast(Iterable[Json], rows):
-        counted = held[row["deployment_id"]]
-        for key in COUNTS:
-            counted[key] += row[key]
-        counted["batches"] += 1
-        if row["begun"]:
-            counted["batch"] = row["batch"]
+    """Return the progress of many deployments with one query.
+
+    Counted here: the journal asks at every step, and rows are cheaper than aggregates.
+    """
+    counts = dict.fromkeys(("total", "updated", *COUNTED.values(), "batch", "batches"), 0)
+    held: dict[str, Json] = {pk: dict(counts) for pk in ids}
+    rows = Target.objects.filter(deployment__in=ids).order_by()
+    for pk, batch, status, touched in rows.values_list(
+        "deployment_id", "batch", "status", "touched"
+    ):
+        counted = held[pk]
+        counted["total"] += 1
+        counted["updated"] += touched
+        counted["batches"] = max(counted["batches"], batch)
+        if status in COUNTED:
+            counted[COUNTED[status]] += 1
+        if touched or status in IN_FLIGHT_VALUES:
+            counted["batch"] = max(counted["batch"], batch)
     return held
 
 

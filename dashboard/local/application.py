@@ -41,15 +41,7 @@ def programs(port: int) -> list[Program]:
             environment={"DATABASE_POOL": str(WEB_CONNECTIONS)},
         ),
         *(
-            Program(
-                name,
-                (
-                    *(python, "manage.py", "rqworker", "default"),
-                    # What lies in Redis is never unpickled.
-                    *("--serializer", "rq.serializers.JSONSerializer"),
-                ),
-                group="worker",
-            )
+            Program(name, (python, "manage.py", "worker"), group="worker")
             for name in worker_names()
         ),
     ]

@@ -1,0 +1,25 @@
+"""`manage.py worker`: executes rollouts that are handed out over the queue."""
+
+import asyncio
+from typing import Any
+
+from django.core.management import call_command
+from django.core.management.base import BaseCommand
+
+from rollouts import jobs
+
+
+class Command(BaseCommand):
+    """An RQ worker on our queue. It reads jobs as JSON alone: pickle in Redis is code."""
+
+    help = "Execute rollouts. Several may run; each drives one deployment at a time."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        # Each job runs in a fork of this process: what is loaded here, no job waits for.
+        asyncio.run(jobs.warm_up())
+        call_command(
+            "rqworker",
+            jobs.QUEUE,
+            serializer="rq.serializers.JSONSerializer",
+            verbosity=options["verbosity"],
+        )
