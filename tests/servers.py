@@ -41,6 +41,7 @@ def until(condition: Callable[[], object], within: float = PATIENCE, what: str =
 def running(places: Places, *, durable: bool = True) -> Iterator[Supervisor]:
     """Run PostgreSQL and Redis of `places`; both answer when it is entered."""
     places.make()
+    places.make_runtime()
     postgres_server.prepare(places, lambda text: None)
     redis_server.prepare(places)
     programs = [postgres_server.program(places, durable=durable), redis_server.program(places)]

@@ -79,7 +79,7 @@ class Places:
         return cls(data, runtime_parent() / key)
 
     def make(self) -> None:
-        """Make the folders; raise LocalError where that is not possible or not safe."""
+        """Make the data folder; raise LocalError where that is not possible or not safe."""
         if UNSAFE.search(str(self.data)):
             raise LocalError(
                 f"{self.data} has a character that configurations give a meaning: "
@@ -90,10 +90,13 @@ class Places:
             make_private(self.data)
         elif not os.access(self.data, os.W_OK):
             raise LocalError(f"{self.data} can't be written: name another folder with --data.")
-        make_private(self.runtime.parent)
-        make_private(self.runtime)
         for folder in (self.logs, self.fleet):
             folder.mkdir(mode=0o700, exist_ok=True)
+
+    def make_runtime(self) -> None:
+        """Make the folder for sockets; raise LocalError where it is somebody else's."""
+        make_private(self.runtime.parent)
+        make_private(self.runtime)
 
     @property
     def key(self) -> Path:

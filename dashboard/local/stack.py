@@ -132,6 +132,7 @@ class Owner:
         file.write(f"process {os.getpid()}")
         file.flush()
         self._file = file
+        self._places.make_runtime()
         leftovers.end(self._places, self._say, "An earlier run left processes behind")
         return self
 

@@ -66,8 +66,7 @@ class Command(BaseCommand):
             raise CommandError(f"--rate must be more than 0 and at most {MOST_REQUESTS}.")
         interrupt_on_signals()
         try:
-            demo = Demo(current_places(), options)
-            if not demo.run():
+            if not Demo(current_places(), options).run():
                 sys.exit(1)
         except LocalError as error:
             raise CommandError(str(error)) from error
@@ -81,11 +80,9 @@ class Demo:
         self.port: int = options["port"]
         self.rate: float = options["rate"]
         self.once: bool = options["once"]
-        check_port(self.port)
-        ports = free_ports(options["instances"], fleet.PORTS)
-        self.instances = dict(zip(fleet.names(options["instances"]), ports, strict=True))
-        [self.balancer_port] = free_ports(1, BALANCER_PORTS)
-        self.balancer_url = f"http://{LOOPBACK}:{self.balancer_port}"
+        self.count: int = options["instances"]
+        self.instances: dict[str, int] = {}
+        self.balancer_url = ""
 
     def run(self) -> bool:
         """Run until Ctrl-C or SIGTERM, or the end of --once; return whether all went well."""
@@ -108,10 +105,16 @@ class Demo:
         return True
 
     def _prepare(self) -> None:
+        # Not before the folder is ours: a run that was killed may have left the port taken.
+        check_port(self.port)
+        ports = free_ports(self.count, fleet.PORTS)
+        self.instances = dict(zip(fleet.names(self.count), ports, strict=True))
+        [balancer_port] = free_ports(1, BALANCER_PORTS)
+        self.balancer_url = f"http://{LOOPBACK}:{balancer_port}"
         postgres_server.prepare(self.places, say)
         redis_server.prepare(self.places)
         fleet.prepare(self.places, self.instances)
-        haproxy_server.prepare(self.places, self.balancer_port, self.instances)
+        haproxy_server.prepare(self.places, balancer_port, self.instances)
         self.places.counts.unlink(missing_ok=True)
 
     def _programs(self) -> list[Program]:
