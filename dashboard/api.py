@@ -6,7 +6,7 @@ a test holds the two together.
 
 import json
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from datetime import datetime
 from functools import wraps
@@ -14,7 +14,7 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.urls import URLPattern, URLResolver, re_path
 from ninja import Body, HeaderEx, NinjaAPI, P, QueryEx
 from ninja.errors import AuthenticationError
@@ -71,7 +71,10 @@ def _bounded(view: View, read_only: bool) -> View:
             return problem(413, f"A body may have at most {BODY_LIMIT} bytes.")
         if request.method == "POST" and not request.body:
             request._body = b"{}"  # so that missing keys are named
-        return as_problem(view(request, *args, **kwargs))
+        try:
+            return as_problem(view(request, *args, **kwargs))
+        except Http404:
+            return _nowhere(request)
 
     bounded.csrf_exempt = True  # type: ignore[attr-defined]  # SessionAuth checks it
     return bounded
@@ -300,10 +303,11 @@ def _cursor(*parts: str) -> str:
 
 def _decoded(cursor: str, count: int) -> list[str]:
     try:
-        parts = urlsafe_b64decode(cursor[:500] + "===").decode("ascii").split("|")
+        padded = cursor + "=" * (-len(cursor) % 4)
+        parts = b64decode(padded, altchars=b"-_", validate=True).decode("ascii").split("|")
     except ValueError:
         raise _bad_cursor() from None
-    if len(parts) != count or "\0" in cursor or any("\0" in part for part in parts):
+    if len(parts) != count or not all(part.isprintable() for part in parts):
         raise _bad_cursor()
     return parts
 
