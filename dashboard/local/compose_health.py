@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 PATIENCE = 4.0  # seconds
-# While a job runs a worker says every 30 s that it lives, and else more often than its
-# registration would end.
-SILENCE = timedelta(seconds=120)
+# An idle worker tells Redis every 405 s that it lives, one with a job every 30 s.
+SILENCE = timedelta(seconds=480)
 
 
 def web(port: int = 8000) -> bool:
