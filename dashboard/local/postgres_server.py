@@ -59,7 +59,6 @@ def prepare(places: Places, say: Callable[[str], None]) -> None:
     Call it only while nobody else uses the data folder. Raises LocalError.
     """
     runner = account()
-    _make_socket_folder(places, runner)
     if not (places.cluster / "PG_VERSION").exists():
         cluster = home(places, runner, say)
         installation = binaries.postgres()
@@ -70,6 +69,7 @@ def prepare(places: Places, say: Callable[[str], None]) -> None:
             places.cluster.symlink_to(cluster)
     _check_version(places)
     _forget_dead_server(places)
+    _make_socket_folder(places, runner)
 
 
 def answers(places: Places) -> bool:
@@ -91,7 +91,9 @@ def answers(places: Places) -> bool:
 
 
 def _make_socket_folder(places: Places, runner: Account | None) -> None:
-    places.postgres_sockets.mkdir(mode=0o700, exist_ok=True)
+    # A socket's own lock names the dead server too.
+    shutil.rmtree(places.postgres_sockets, ignore_errors=True)
+    places.postgres_sockets.mkdir(mode=0o700)
     if runner:
         os.chown(places.postgres_sockets, runner.pw_uid, runner.pw_gid)
 

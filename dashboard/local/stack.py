@@ -48,7 +48,7 @@ def interrupt_on_signals() -> None:
 
 
 class Stack:
-    """Owner of a data folder while it is entered; at its exit nothing of it runs any more."""
+    """The programs of an owned data folder; when it is left, nothing of it runs any more."""
 
     def __init__(self, places: Places, programs: Sequence[Program], say: Say = say) -> None:
         self.places = places
@@ -74,11 +74,12 @@ class Stack:
         self.say("Stopped: nothing is left running.")
 
     def _stop(self) -> None:
-        for each in STOP_SIGNALS:  # half stopped is worse than a second's patience
-            signal.signal(each, signal.SIG_IGN)
+        # Half stopped is worse than a second's patience.
+        before = {each: signal.signal(each, signal.SIG_IGN) for each in STOP_SIGNALS}
         self.supervisor.stop()
         leftovers.end(self.places, self.say, "Still there after the stop")
-        shutil.rmtree(self.places.runtime, ignore_errors=True)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def start(self, name: str, answers: Callable[[], bool], within: float = 30) -> None:
         """Start a program and wait until it answers; raise LocalError after `within` seconds."""
@@ -138,6 +139,7 @@ class Owner:
 
     def __exit__(self, *error: object) -> None:
         if self._file:
+            shutil.rmtree(self._places.runtime, ignore_errors=True)
             self._file.truncate(0)
             self._file.close()
 
