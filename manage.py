@@ -4,9 +4,8 @@
 import os
 import sys
 
-from django.core.management import execute_from_command_line
-
 from dashboard.local.environment import provide
+from django.core.management import execute_from_command_line
 
 
 def main() -> None:
