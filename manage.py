@@ -4,8 +4,9 @@
 import os
 import sys
 
-from dashboard.local.environment import provide
 from django.core.management import execute_from_command_line
+
+from dashboard.local.environment import provide
 
 
 def main() -> None:
