@@ -99,7 +99,10 @@ def runs(target: Mapping[str, Any], deployment_status: str) -> str:
 
 
 def bars(checks: Sequence[Mapping[str, Any]]) -> list[Json]:
-    """Return the sparkline of the checks: a bar each, as high as it took, full if it was bad."""
+    """Return the sparkline: a bar for each check, as high as it took, full if it was bad.
+
+    No answer at all looks different from a bad one: it may be no more than a start.
+    """
     drawn: list[Json] = []
     step = BAR_STEP if BAR_STEP * len(checks) <= BARS_WIDTH else BAR_STEP_OF_MANY
     first = BARS_WIDTH - step * len(checks)
@@ -108,7 +111,8 @@ def bars(checks: Sequence[Mapping[str, Any]]) -> list[Json]:
         share = min(1.0, (check["latency_ms"] or 0.0) / LATENCY_FULL) ** 0.5 if good else 1.0
         height = max(BAR_LEAST, round(share * BARS_HEIGHT))
         place = {"x": first + number * step, "y": BARS_HEIGHT - height}
-        drawn.append({**place, "width": step - 1, "height": height, "good": good})
+        kind = "good" if good else "bad" if check["status"] else "none"
+        drawn.append({**place, "width": step - 1, "height": height, "kind": kind})
     return drawn
 
 

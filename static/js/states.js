@@ -51,7 +51,8 @@ export function bars(checks) {
     const share = good ? Math.sqrt(Math.min(1, (check.latency_ms ?? 0) / 300)) : 1;
     const height = Math.max(4, Math.round(share * 16));
     const x = 60 + (number - checks.length) * step;
-    return { x, y: 16 - height, width: step - 1, height, good };
+    const kind = good ? "good" : check.status ? "bad" : "none";
+    return { x, y: 16 - height, width: step - 1, height, class: kind };
   });
 }
 

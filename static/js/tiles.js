@@ -50,9 +50,7 @@ function paintSpark(node, checks) {
   const drawn = `${checks.length} ${last?.at ?? ""}`;
   if (node.dataset.drawn === drawn) return;
   node.dataset.drawn = drawn;
-  node.replaceChildren(
-    ...bars(checks).map(({ good, ...box }) => draw("rect", good ? box : { ...box, class: "bad" })),
-  );
+  node.replaceChildren(...bars(checks).map((bar) => draw("rect", bar)));
 }
 
 function paintLane(batch, held) {

@@ -1,0 +1,384 @@
+"""The pages in headless Chromium, on the whole real system: what an engineer sees and presses."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+
+from rollouts.snapshots import apply
+from tests.acceptance.running import Demo, until
+from tests.requirements import chromium
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+Json = dict[str, Any]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SECONDS = 1000.0
+SLOWLY = {"batch_pause": "2"}
+versions = iter(range(1, 1000))
+
+# Keys sorted, so that two states can be compared as texts.
+CANONICAL = """(value) => JSON.stringify(value, (_, inner) =>
+  inner && typeof inner === "object" && !Array.isArray(inner)
+    ? Object.fromEntries(Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : 1)))
+    : inner)"""
+# Every state that each tile was ever in, in order, as the page itself showed it.
+WATCH_TILES = """() => {
+  window.watched = {};
+  for (const tile of document.querySelectorAll(".tile")) {
+    const seen = (window.watched[tile.dataset.instance] = [tile.dataset.state]);
+    new MutationObserver(() => {
+      if (seen.at(-1) !== tile.dataset.state) seen.push(tile.dataset.state);
+    }).observe(tile, { attributes: true, attributeFilter: ["data-state"] });
+  }
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, demo: Demo) -> Iterator[Page]:
+    """A page that is logged in; the test fails for an error of its scripts."""
+    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        page = context.new_page()
+        page.set_default_timeout(20 * SECONDS)
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.extend(_violations(message)))
+        log_in(page, demo)
+        yield page
+        assert errors == []
+
+
+def _violations(message: ConsoleMessage) -> list[str]:
+    return [message.text] if "Content Security Policy" in message.text else []
+
+
+def log_in(page: Page, demo: Demo) -> None:
+    page.goto(f"{demo.ready['url']}/login/")
+    page.get_by_label("Name", exact=True).fill(demo.ready["admin_user"])
+    page.get_by_label("Password").fill(demo.ready["admin_password"])
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_url(f"{demo.ready['url']}/")
+
+
+def start(page: Page, demo: Demo, **settings: str) -> tuple[str, str]:
+    """Start a fresh version in the page, as a person does; return the deployment and version."""
+    version = f"p{next(versions)}"
+    page.goto(demo.ready["url"])
+    page.get_by_role("link", name="Deploy to shop").click()
+    page.get_by_label("Version", exact=True).fill(version)
+    for key, value in settings.items():
+        page.get_by_label(key, exact=True).fill(value)
+    expect(page.locator("#plan .batches")).to_contain_text("web-01")
+    page.get_by_role("button", name=f"Deploy {version} to 6 instances of shop").click()
+    page.wait_for_url("**/deployments/deploy-*/")
+    return page.url.rstrip("/").rsplit("/", 1)[1], version
+
+
+def state_of(page: Page) -> str:
+    """Return the state that the page holds, as a text to compare."""
+    return str(page.evaluate(f"({CANONICAL})(window.lockgate.snapshot)"))
+
+
+def api_state(page: Page, deployment: str) -> str:
+    """Return the state that REST gives, as a text to compare."""
+    fetched = "(await (await fetch(`/api/v1/deployments/${id}`)).json())"
+    return str(page.evaluate(f"async (id) => ({CANONICAL}){fetched}", deployment))
+
+
+def wait_for_end(page: Page) -> None:
+    page.wait_for_function("() => window.lockgate.snapshot.completed_at", timeout=120 * SECONDS)
+
+
+def wait_for_serving(page: Page, count: int) -> None:
+    page.wait_for_function(
+        "(count) => document.querySelectorAll('.tile[data-state=serving]').length >= count",
+        arg=count,
+        timeout=60 * SECONDS,
+    )
+
+
+def shown(page: Page) -> Json:
+    """Return what a person reads on a deployment's page, without what passes with time."""
+    return dict(
+        page.evaluate(
+            """() => ({
+              title: document.title,
+              head: document.getElementById("head").innerText,
+              traffic: document.getElementById("traffic").innerText,
+              tiles: [...document.querySelectorAll(".tile")].map((tile) => tile.innerText),
+              lanes: [...document.querySelectorAll(".lane-head")].map((lane) => lane.innerText),
+              log: document.getElementById("log-rows").innerText,
+              sparks: [...document.querySelectorAll(".spark")].map((spark) =>
+                [...spark.children].map((bar) => ["x", "y", "width", "height", "class"].map(
+                  (name) => bar.getAttribute(name)))),
+            })"""
+        )
+    )
+
+
+def test_a_deployment_is_watched_while_the_web_is_killed(page: Page, demo: Demo) -> None:
+    """Tiles change without a reload; after kill -9 of the web the page catches up by itself.
+
+    At the end it holds what REST says, and shows what a page loaded anew shows.
+    """
+    deployment, version = start(page, demo, **SLOWLY)
+    page.evaluate("window.neverReloaded = true")
+    page.evaluate(WATCH_TILES)
+    expect(page.locator("#freshness")).to_contain_text("Live")
+    wait_for_serving(page, 2)
+    for pid in demo.ready["pids"]["web"]:
+        os.kill(pid, signal.SIGKILL)
+    expect(page.locator("#freshness")).to_contain_text("Reconnecting")
+    expect(page.locator("#freshness")).to_contain_text("Live", timeout=60 * SECONDS)
+    wait_for_end(page)
+    assert page.evaluate("window.neverReloaded")
+    expect(page.locator("#head")).to_contain_text("completed")
+    expect(page.locator(".tile[data-state=serving]")).to_have_count(6)
+    expect(page).to_have_title(f"✓ 6/6 shop {version}")
+    watched = page.evaluate("window.watched")
+    assert watched["web-01"][-1] == "serving"
+    assert {"draining", "updating", "checking"} & {s for seen in watched.values() for s in seen}
+    assert state_of(page) == api_state(page, deployment)
+    numbers = page.eval_on_selector_all("#log-rows li", "rows => rows.map((row) => row.id)")
+    told = [f"e-{event['seq']}" for event in demo.events(deployment) if event["message"]]
+    assert numbers == told
+    patched = shown(page)
+    page.reload()
+    expect(page.locator("#freshness")).to_contain_text("Live")
+    assert shown(page) == patched
+
+
+def test_stop_here_leaves_what_is_done(page: Page, demo: Demo) -> None:
+    """The dialog tells what stays; focus starts on the harmless way; the event ends it."""
+    deployment, version = start(page, demo, **SLOWLY)
+    wait_for_serving(page, 2)
+    page.get_by_role("link", name="Stop deployment…").click()
+    expect(page.get_by_role("link", name="Keep deploying")).to_be_focused()
+    expect(page.get_by_role("dialog")).to_contain_text(f"stay on {version}: a mixed fleet")
+    page.get_by_role("button", name="Stop here").click()
+    wait_for_end(page)
+    expect(page.locator("#head")).to_contain_text("cancelled")
+    expect(page.get_by_role("link", name="Stop deployment…")).to_be_hidden()
+    end = demo.get(deployment)
+    assert end["status"] == "cancelled"
+    new = [one["instance"] for one in end["targets"] if one["status"] == "healthy"]
+    assert 2 <= len(new) < 6
+    for target in end["targets"]:
+        tile = page.locator(f'.tile[data-instance="{target["instance"]}"]')
+        states = {"healthy": "serving", "pending": "untouched", "rolled_back": "restored"}
+        expect(tile).to_have_attribute("data-state", states[target["status"]])
+    assert demo.serving() == 6
+
+
+def test_stop_and_roll_back_brings_all_back(page: Page, demo: Demo) -> None:
+    """Every touched instance is restored to the version that it had, and says so."""
+    deployment, version = start(page, demo, **SLOWLY)
+    wait_for_serving(page, 2)
+    page.get_by_role("link", name="Stop deployment…").click()
+    page.get_by_role("button", name="Roll back to").click()
+    expect(page.locator("#head")).to_contain_text("rolling back")
+    wait_for_end(page)
+    expect(page.locator("#head")).to_contain_text("cancelled")
+    touched = [one["instance"] for one in demo.get(deployment)["targets"] if one["touched"]]
+    assert touched
+    for name in touched:
+        tile = page.locator(f'.tile[data-instance="{name}"]')
+        expect(tile).to_have_attribute("data-state", "restored")
+    assert version not in demo.versions()
+    assert state_of(page) == api_state(page, deployment)
+
+
+def test_a_bad_version_pins_its_first_failure(page: Page, demo: Demo) -> None:
+    """In plain words, where nobody has to look for it."""
+    version = f"p{next(versions)}-unhealthy"
+    deployment = demo.start(version, health_check_interval=0.3)
+    page.goto(f"{demo.ready['url']}/deployments/{deployment}/")
+    wait_for_end(page)
+    expect(page.locator('[data-part="failure"]')).to_be_visible()
+    expect(page.locator('[data-part="failure-words"]')).to_contain_text("answered 500")
+    expect(page.locator("#head")).to_contain_text("rolled back")
+    expect(page.locator('[data-part="failed-requests"]')).to_have_text("0")
+
+
+def test_pause_and_resume_say_what_they_wait_for(page: Page, demo: Demo) -> None:
+    """The click asks, the event sets the state."""
+    start(page, demo, batch_pause="1")
+    expect(page.locator("#head")).to_contain_text("deploying")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator("#head")).to_contain_text("paused", timeout=60 * SECONDS)
+    expect(page.get_by_role("button", name="Pause")).to_be_hidden()
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator("#head")).to_contain_text("deploying", timeout=20 * SECONDS)
+    wait_for_end(page)
+    expect(page.locator("#head")).to_contain_text("completed")
+
+
+def test_a_page_without_its_socket_looks_stale_and_polls(page: Page, demo: Demo) -> None:
+    """After 12 s it is hatched, reads the snapshot by REST, and its buttons work."""
+    page.route_web_socket("**/ws/**", lambda socket: socket.close(code=3000))
+    deployment, _ = start(page, demo, batch_pause="6")
+    expect(page.locator("#freshness")).to_contain_text("Reconnecting")
+    page.locator("html[data-stale]").wait_for(timeout=30 * SECONDS)
+    expect(page.locator("#alert")).to_contain_text("The connection is lost")
+    page.get_by_role("link", name="Stop deployment…").click()
+    page.get_by_role("button", name="Stop here").click()
+    wait_for_end(page)
+    expect(page.locator("#head")).to_contain_text("cancelled")
+    expect(page.locator("#freshness")).not_to_contain_text("Live")
+    page.wait_for_function(
+        "(seq) => document.getElementById(`e-${seq}`) !== null", arg=demo.get(deployment)["seq"]
+    )
+    assert state_of(page) == api_state(page, deployment)
+
+
+def test_a_button_of_an_old_page_says_what_changed(page: Page, demo: Demo) -> None:
+    """409, in words, and nothing is done."""
+    page.route_web_socket("**/ws/**", lambda socket: socket.close(code=3000))
+    deployment, _ = start(page, demo, batch_pause="6")
+    assert demo.act(deployment, "cancel", mode="stop").status_code == 202
+    demo.ended(deployment)
+    page.evaluate("document.querySelector('[data-control=pause]').hidden = false")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator("#alert")).to_contain_text("has ended: cancelled")
+
+
+def test_the_page_applies_events_as_the_server_does(page: Page, demo: Demo) -> None:
+    """In order and each once, whatever order they come in; a gap is told and not jumped over."""
+    deployment = demo.start(f"p{next(versions)}", batch_pause=0)
+    end = demo.ended(deployment)
+    events = demo.events(deployment)
+    bare = {**end, "seq": 0, "status": "pending", "reason": "", "progress": {}}
+    bare["targets"] = [{"instance": one["instance"]} for one in end["targets"]]
+    page.goto(f"{demo.ready['url']}/deployments/{deployment}/")
+
+    def advance(held: Json, told: list[Json]) -> Json:
+        script = """async ([held, events]) => {
+          const { advance } = await import("/static/js/snapshot.js");
+          const before = JSON.stringify(held);
+          const { held: next, applied, gap } = advance(held, events);
+          return { next, gap, count: applied.length, pure: JSON.stringify(held) === before };
+        }"""
+        return dict(page.evaluate(script, [held, told]))
+
+    whole = advance(bare, events)
+    assert whole == {
+        "next": json.loads(json.dumps(apply(bare, events))),
+        "gap": False,
+        "count": len(events),
+        "pure": True,
+    }
+    doubled = advance(bare, [*reversed(events), *events])
+    assert doubled["next"] == whole["next"]
+    assert doubled["count"] == len(events)
+    holed = advance(bare, [*events[:3], *events[4:]])
+    assert (holed["gap"], holed["count"], holed["next"]["seq"]) == (True, 3, 3)
+
+
+def test_a_tile_opens_what_is_known_of_its_instance(page: Page, demo: Demo) -> None:
+    """Checks, output and events; by keyboard, and the focus comes back to the tile."""
+    deployment = demo.start(f"p{next(versions)}", batch_pause=0)
+    demo.ended(deployment)
+    page.goto(f"{demo.ready['url']}/deployments/{deployment}/")
+    tile = page.locator('.tile[data-instance="web-02"] a')
+    tile.focus()
+    page.keyboard.press("Enter")
+    panel = page.locator("#panel")
+    expect(panel).to_be_visible()
+    expect(panel).to_contain_text("web-02 was started")
+    expect(panel.locator('[data-part="panel-checks"]')).to_contain_text("✓ 200")
+    assert page.url.endswith("?instance=web-02")
+    page.keyboard.press("Escape")
+    expect(panel).to_be_hidden()
+    expect(tile).to_be_focused()
+
+
+def test_the_log_is_filtered(page: Page, demo: Demo) -> None:
+    """By instance and by kind."""
+    deployment = demo.start(f"p{next(versions)}", batch_pause=0)
+    demo.ended(deployment)
+    page.goto(f"{demo.ready['url']}/deployments/{deployment}/")
+    page.get_by_label("Instance", exact=True).select_option("web-03")
+    rows = page.locator("#log-rows li:visible")
+    expect(rows.first).to_be_visible()
+    targets = rows.evaluate_all("rows => [...new Set(rows.map((row) => row.dataset.target))]")
+    assert targets == ["web-03"]
+    page.get_by_label("Kind", exact=True).select_option("output")
+    expect(rows.first).to_contain_text("web-03 was started")
+
+
+def test_no_page_scrolls_sideways_on_a_phone(page: Page, demo: Demo) -> None:
+    """390 px are enough for every page."""
+    deployment = demo.start(f"p{next(versions)}", batch_pause=0)
+    demo.ended(deployment)
+    page.set_viewport_size({"width": 390, "height": 844})
+    for path in (
+        "/",
+        "/services/shop/",
+        "/services/shop/deploy/?version=v99",
+        f"/deployments/{deployment}/?instance=web-01",
+    ):
+        page.goto(demo.ready["url"] + path)
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width <= 390, f"{path} is {width} px wide"
+
+
+def test_the_overview_follows_a_deployment(page: Page, demo: Demo) -> None:
+    """A card comes, its figures move, and it goes, without a reload."""
+    expect(page.locator("#freshness")).to_contain_text("Live")
+    page.evaluate("window.neverReloaded = true")
+    version = f"p{next(versions)}"
+    deployment = demo.start(version)
+    card = page.locator(f'.run[data-key="{deployment}"]')
+    expect(card).to_contain_text(version)
+    expect(card).to_contain_text("2/6 updated", timeout=60 * SECONDS)
+    demo.ended(deployment)
+    expect(card).to_be_hidden()
+    expect(page.locator('tr[data-key="shop"]')).to_contain_text("completed")
+    expect(page.locator('tr[data-key="shop"]')).to_contain_text(f"{version} × 6")
+    assert page.evaluate("window.neverReloaded")
+
+
+def test_without_scripts_a_deployment_is_started_and_stopped(browser: Browser, demo: Demo) -> None:
+    """Every page and button works as plain HTML."""
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        log_in(page, demo)
+        page.goto(f"{demo.ready['url']}/services/shop/deploy/")
+        version = f"p{next(versions)}"
+        page.get_by_label("Version", exact=True).fill(version)
+        page.get_by_label("batch_pause", exact=True).fill("5")
+        page.get_by_role("button", name="Show the plan").click()
+        expect(page.locator("#plan")).to_contain_text("4 of 6 at least")
+        page.locator("#start").click()
+        page.wait_for_url("**/deployments/deploy-*/")
+        expect(page.locator(".tile")).to_have_count(6)
+        deployment = page.url.rstrip("/").rsplit("/", 1)[1]
+        # What was drawn while it was pending may not stop it once it runs: 409.
+        until(lambda: demo.get(deployment)["status"] == "in_progress", 30, "it runs")
+        page.reload()
+        page.get_by_role("link", name="Stop deployment…").click()
+        page.get_by_role("button", name="Roll back to").click()
+        end = demo.ended(deployment)
+        assert end["status"] == "cancelled"
+        page.goto(f"{demo.ready['url']}/deployments/{deployment}/")
+        expect(page.locator("#head")).to_contain_text("cancelled")
