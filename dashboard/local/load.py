@@ -87,6 +87,10 @@ class Load:
         self.counts.settled = min(self._open, default=self.counts.requests)
         return self.counts
 
+    async def finish(self) -> None:
+        """Return when every open request has ended."""
+        await asyncio.gather(*self._tasks)
+
     async def close(self) -> None:
         """Drop what is open, without counting it."""
         for task in self._tasks:
