@@ -20,11 +20,15 @@ export function status(text) {
   );
 }
 
-// `seen`: the screen shows it in its own place already, so only say it.
-export function alert(text, { seen = false } = {}) {
+// What the screen shows in its own place already is only said. It never takes the place of an
+// answer to a click, which stays until the next one.
+export function tell(text) {
+  document.getElementById("told").textContent = text;
+}
+
+export function alert(text) {
   const box = document.getElementById("alert");
-  const classes = seen ? "spoken" : "notice fail";
-  box.replaceChildren(make("p", { class: classes }, seen ? text : `✕ ${text}`));
+  box.replaceChildren(make("p", { class: "notice fail" }, `✕ ${text}`));
 }
 
 export const clearAlert = () => document.getElementById("alert").replaceChildren();

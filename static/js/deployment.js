@@ -47,9 +47,9 @@ function speak(before) {
   if (before.status !== held.status) {
     const text = `${held.service} ${held.version}: ${deploymentLook(held.status).word}. ${held.reason}`;
     if (["in_progress", "pending"].includes(held.status)) announce.status(text);
-    else announce.alert(text, { seen: true });
+    else announce.tell(text);
   } else if (before.progress.failed < held.progress.failed && failure) {
-    announce.alert(failure.message, { seen: true });
+    announce.tell(failure.message);
   } else if (before.progress.healthy !== healthy && isActive(held.status)) {
     announce.status(`Batch ${batch} of ${batches}, ${healthy} of ${total} on ${held.version}`);
   }
@@ -92,9 +92,9 @@ badge(live);
 pollWhileStale(live, look);
 live.addEventListener("message", ({ detail }) => take(detail));
 live.addEventListener("stale", () =>
-  announce.alert("The connection is lost. What you see may be out of date.", { seen: true }),
+  announce.tell("The connection is lost. What you see may be out of date."),
 );
-live.addEventListener("back", () => announce.alert("The connection is back.", { seen: true }));
+live.addEventListener("back", () => announce.tell("The connection is back."));
 show(null);
 live.start();
 setInterval(() => {

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from statistics import median
 from typing import Any
 
 import pytest
@@ -43,6 +44,18 @@ WATCH_TILES = """() => {
       if (seen.at(-1) !== tile.dataset.state) seen.push(tile.dataset.state);
     }).observe(tile, { attributes: true, attributeFilter: ["data-state"] });
   }
+}"""
+
+# How old a target's change was, in milliseconds, when its tile showed it. Both clocks are one,
+# and the change was stamped before its commit: so it took at most so long from the commit.
+TIME_TILES = """() => {
+  window.delays = [];
+  for (const tile of document.querySelectorAll(".tile"))
+    new MutationObserver(() => queueMicrotask(() => {
+      const { targets } = window.lockgate.snapshot;
+      const mine = targets.find((target) => target.instance === tile.dataset.instance);
+      window.delays.push(Date.now() - Date.parse(mine.updated_at));
+    })).observe(tile, { attributes: true, attributeFilter: ["data-state"] });
 }"""
 
 
@@ -168,6 +181,17 @@ def test_a_deployment_is_watched_while_the_web_is_killed(page: Page, demo: Demo)
     assert shown(page) == patched
 
 
+def test_a_tile_changes_within_100_ms_of_its_event(page: Page, demo: Demo) -> None:
+    """In the median, from before the commit to the browser's page."""
+    start(page, demo)
+    expect(page.locator("#freshness")).to_contain_text("Live")
+    page.evaluate(TIME_TILES)
+    wait_for_end(page)
+    delays = page.evaluate("window.delays")
+    assert len(delays) >= 12
+    assert median(delays) < 100, sorted(delays)
+
+
 def test_stop_here_leaves_what_is_done(page: Page, demo: Demo) -> None:
     """The dialog tells what stays; focus starts on the harmless way; the event ends it."""
     deployment, version = start(page, demo, **SLOWLY)
@@ -239,7 +263,7 @@ def test_a_page_without_its_socket_looks_stale_and_polls(page: Page, demo: Demo)
     deployment, _ = start(page, demo, batch_pause="6")
     expect(page.locator("#freshness")).to_contain_text("Reconnecting")
     page.locator("html[data-stale]").wait_for(timeout=30 * SECONDS)
-    expect(page.locator("#alert")).to_contain_text("The connection is lost")
+    expect(page.locator("#told")).to_contain_text("The connection is lost")
     page.get_by_role("link", name="Stop deployment…").click()
     page.get_by_role("button", name="Stop here").click()
     wait_for_end(page)
