@@ -94,8 +94,9 @@ def test_nothing_is_published_before_its_commit(deployment: Deployment, heard: H
 
 
 @pytest.fixture
-def redis_at(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Send all news to the Redis at a URL."""
+def redis_at(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Send all news to the Redis at a URL, by a publisher that has not complained yet."""
+    monkeypatch.setattr(live, "_publisher", live.Publisher())
 
     def move(url: str) -> None:
         live.stop()
@@ -103,7 +104,8 @@ def redis_at(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
         layer = RedisPubSubChannelLayer(hosts=[url])
         monkeypatch.setattr(live, "get_channel_layer", lambda: layer)
 
-    return move
+    yield move
+    live.stop()
 
 
 @pytest.fixture

@@ -263,6 +263,7 @@ async def test_big_events_come_in_several_messages(deployment: Deployment, sessi
     writer = DjangoJournal(deployment.id)
     for _ in range(40):
         await writer.output("web-01", "x" * 16_000)
+    await writer.settle()
     async with watching(deployment, session, after=1) as screen:
         await screen.until(41)
         sizes = [len(json.dumps(message)) for message in screen.messages]

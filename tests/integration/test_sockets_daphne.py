@@ -147,6 +147,7 @@ async def roll_out(deployment: Deployment, first: int, last: int) -> None:
         for status in (T.DRAINING, T.UPDATING, T.HEALTH_CHECKING, T.HEALTHY):
             await writer.target(name, status, f"{name} {status}", touched=status == T.UPDATING)
             await writer.sessions(name, number)
+    await writer.settle()
 
 
 async def test_the_client_ends_with_the_servers_snapshot_whatever_is_restarted(
