@@ -28,7 +28,7 @@ def deploy(request: HttpRequest, name: str) -> HttpResponseBase:
         version = request.GET.get("version", "")
         form = DeployForm(found, initial={"version": version})
         if version:
-            asked = DeployForm(found, {**_blank(form), "version": version})
+            asked = DeployForm(found, {**form.untouched(), "version": version})
             return _form_page(request, found, form, **_drawn(found, asked))
         return _form_page(request, found, form)
     form = DeployForm(found, request.POST)
@@ -72,13 +72,6 @@ def _changed(found: Service, form: DeployForm, version: str, chosen: Json) -> li
     if changed and found.deployments.filter(idempotency_key=key).exclude(idempotency_key=""):
         return []
     return changed
-
-
-def _blank(form: DeployForm) -> Json:
-    """Return the data of a form in which nothing was typed."""
-    return {
-        name: "on" for name, field in form.fields.items() if getattr(field, "default", "") == "on"
-    }
 
 
 def _drawn(found: Service, form: DeployForm) -> Json:

@@ -3,6 +3,7 @@
 import json
 import secrets
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from django import forms
@@ -34,6 +35,15 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return str(value)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A knob as it is drawn: its field in the form, and its default in words."""
+
+    field: forms.BoundField
+    knob: Knob
+    default: str
 
 
 class DeployForm(forms.Form):
@@ -82,8 +92,6 @@ class DeployForm(forms.Form):
                 required=False, help_text=knob.help, widget=forms.TextInput(attributes)
             )
         field.label = knob.key
-        field.knob = knob  # type: ignore[attr-defined]
-        field.default = shown(default)  # type: ignore[attr-defined]
         return field
 
     def policy(self) -> dict[str, Any]:
@@ -104,21 +112,28 @@ class DeployForm(forms.Form):
             else:
                 self.add_error(None, f"{key}: {text}")
 
-    def main_fields(self) -> list[forms.BoundField]:
+    def main_fields(self) -> list[Drawn]:
         """Return the knobs that are shown at once."""
-        return [self[knob.key] for knob in KNOBS if knob.main]
+        return [self._drawn(knob) for knob in KNOBS if knob.main]
 
-    def more_fields(self) -> list[forms.BoundField]:
+    def more_fields(self) -> list[Drawn]:
         """Return the knobs that are folded away."""
-        return [self[knob.key] for knob in KNOBS if not knob.main]
+        return [self._drawn(knob) for knob in KNOBS if not knob.main]
+
+    def _drawn(self, knob: Knob) -> Drawn:
+        return Drawn(self[knob.key], knob, shown(self.defaults[knob.key]))
 
     def more_open(self) -> bool:
         """Whether something folded away wants to be seen: an error, or a value of one's own."""
-        fields = self.more_fields()
         return self.is_bound and any(
-            field.errors or (field.data and field.field.knob.kind not in {"switch", "choice"})
-            for field in fields
+            one.field.errors or (one.field.data and one.knob.kind not in {"switch", "choice"})
+            for one in self.more_fields()
         )
+
+    def untouched(self) -> dict[str, str]:
+        """Return what a browser sends of a form in which nothing was typed: what is ticked."""
+        switches = [knob.key for knob in KNOBS if knob.kind == "switch"]
+        return {key: "on" for key in switches if self.defaults[key]}
 
 
 def seen_of(draft: Draft) -> str:
