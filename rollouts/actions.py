@@ -187,12 +187,27 @@ def start(
     """
     if (same := _same(service, idempotency_key)) is not None:
         return same
-    _check_free(service)
-    draft = plan(service, version, policy)
+    try:
+        _check_free(service)
+        draft = plan(service, version, policy)
+        return _store(draft, by=by, user=user, note=note, idempotency_key=idempotency_key)
+    except (Conflict, IntegrityError):
+        # A double click, or somebody else, was quicker by a moment.
+        if (same := _same(service, idempotency_key)) is not None:
+            return same
+        _check_free(service)
+        raise
+
+
+def _store(
+    draft: Draft, *, by: str, user: User | None, note: str, idempotency_key: str
+) -> Deployment:
+    """Store the deployment of `draft`, and enqueue it; raise IntegrityError."""
+    service = draft.service
     versions = [one.version for batch in draft.plan.batches for one in batch]
     deployment = Deployment(
         service=service,
-        version=version,
+        version=draft.version,
         previous_version=max(versions, key=versions.count),
         strategy=draft.policy.strategy,
         policy=journal.policy_json(draft.policy),
@@ -203,20 +218,13 @@ def start(
         started_by=by,
         idempotency_key=idempotency_key,
     )
-    try:
-        with transaction.atomic():
-            journal.create(
-                deployment,
-                _targets(deployment, draft),
-                f"{by} asked for {version} on {draft.plan.total} instances of {service.name}.",
-            )
-            transaction.on_commit(lambda: jobs.enqueue(deployment.id) and None)
-    except IntegrityError:
-        # A double click, or somebody else in the same moment.
-        if (same := _same(service, idempotency_key)) is not None:
-            return same
-        _check_free(service)
-        raise
+    with transaction.atomic():
+        journal.create(
+            deployment,
+            _targets(deployment, draft),
+            f"{by} asked for {draft.version} on {draft.plan.total} instances of {service.name}.",
+        )
+        transaction.on_commit(lambda: jobs.enqueue(deployment.id) and None)
     return deployment
 
 

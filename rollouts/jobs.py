@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from rollouts import balancers, drivers, journal
 from rollouts.change import Ports
 from rollouts.engine import Engine
+from rollouts.engine_journal import DjangoJournal
 from rollouts.facts import Instance
 from rollouts.models import Deployment, Service
 from rollouts.policy import Policy, parse
@@ -91,7 +92,7 @@ async def _drive(deployment_id: str) -> None:
     adapters = deployment.adapters
     async with probe_of(adapters, policy) as probe:
         ports = Ports(
-            journal=journal.DjangoJournal(deployment_id),
+            journal=DjangoJournal(deployment_id),
             balancer=balancers.make(adapters["balancer"]),
             driver=drivers.make(adapters["driver"]),
             probe=probe,

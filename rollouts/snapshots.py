@@ -86,12 +86,6 @@ def check_fields(check: HealthCheck) -> Json:
     }
 
 
-def checks_of(target: Target) -> list[Json]:
-    """Return the last health checks of `target`, oldest first."""
-    latest = list(HealthCheck.objects.filter(target=target).order_by("-id")[:CHECKS_SHOWN])
-    return [check_fields(check) for check in reversed(latest)]
-
-
 COUNTED = {
     TargetStatus.HEALTHY.value: "healthy",
     TargetStatus.FAILED.value: "failed",
@@ -100,34 +94,30 @@ COUNTED = {
 IN_FLIGHT_VALUES = frozenset(status.value for status in IN_FLIGHT)
 
 
-def progress(deployment: Deployment) -> Json:
-    """Return how far `deployment` is, counted from its targets.
+def progress(targets: Iterable[Target]) -> Json:
+    """Return how far a deployment with these targets is.
 
     `updated` counts the instances that were given the new version, whatever became of it.
     """
-    return _progress_of([deployment.pk])[deployment.pk]
+    counted = dict.fromkeys(("total", "updated", *COUNTED.values(), "batch", "batches"), 0)
+    for target in targets:
+        counted["total"] += 1
+        counted["updated"] += target.touched
+        counted["batches"] = max(counted["batches"], target.batch)
+        if target.status in COUNTED:
+            counted[COUNTED[target.status]] += 1
+        if target.touched or target.status in IN_FLIGHT_VALUES:
+            counted["batch"] = max(counted["batch"], target.batch)
+    return counted
 
 
 def _progress_of(ids: Sequence[str]) -> dict[str, Json]:
-    """Return the progress of many deployments with one query.
-
-    Counted here: the journal asks at every step, and rows are cheaper than aggregates.
-    """
-    counts = dict.fromkeys(("total", "updated", *COUNTED.values(), "batch", "batches"), 0)
-    held: dict[str, Json] = {pk: dict(counts) for pk in ids}
+    """Return the progress of many deployments with one query."""
+    targets: dict[str, list[Target]] = {pk: [] for pk in ids}
     rows = Target.objects.filter(deployment__in=ids).order_by()
-    for pk, batch, status, touched in rows.values_list(
-        "deployment_id", "batch", "status", "touched"
-    ):
-        counted = held[pk]
-        counted["total"] += 1
-        counted["updated"] += touched
-        counted["batches"] = max(counted["batches"], batch)
-        if status in COUNTED:
-            counted[COUNTED[status]] += 1
-        if touched or status in IN_FLIGHT_VALUES:
-            counted["batch"] = max(counted["batch"], batch)
-    return held
+    for target in rows.only("deployment_id", "batch", "status", "touched"):
+        targets[target.deployment_id].append(target)
+    return {pk: progress(held) for pk, held in targets.items()}
 
 
 @contextmanager
@@ -155,20 +145,20 @@ def consistent_snapshot(deployment_id: str) -> Json:
 def snapshot(deployment: Deployment) -> Json:
     """Return all of `deployment`. Call it within `one_moment`, or it may mix two."""
     targets = list(deployment.targets.all())
-    checks = _latest_checks(deployment)
+    checks = latest_checks(deployment.pk)
     fields = deployment_fields(deployment)
-    fields["progress"] = progress(deployment)
+    fields["progress"] = progress(targets)
     fields["targets"] = [
         {**target_fields(target), "health_checks": checks[target.pk]} for target in targets
     ]
     return fields
 
 
-def _latest_checks(deployment: Deployment) -> dict[int, list[Json]]:
+def latest_checks(deployment_id: str) -> dict[int, list[Json]]:
     """Return the last health checks of every target, oldest first, by the target's key."""
     place = Window(RowNumber(), partition_by=[F("target")], order_by=F("id").desc())
     latest = (
-        HealthCheck.objects.filter(target__deployment=deployment)
+        HealthCheck.objects.filter(target__deployment=deployment_id)
         .annotate(place=place)
         .filter(place__lte=CHECKS_SHOWN)
         .order_by("id")

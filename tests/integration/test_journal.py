@@ -10,8 +10,8 @@ from asgiref.sync import sync_to_async
 from django.db import IntegrityError, connection, connections, transaction
 
 from rollouts import actions, journal
+from rollouts.engine_journal import DjangoJournal
 from rollouts.facts import Answer, BalancerReport, Change, Server, ServerState, Wish
-from rollouts.journal import DjangoJournal
 from rollouts.models import Deployment, Event, HealthCheck, Instance
 from rollouts.snapshots import CHECKS_SHOWN, apply, event_fields, snapshot
 from rollouts.states import DeploymentStatus, IllegalMove, TargetStatus

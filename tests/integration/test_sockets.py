@@ -20,7 +20,7 @@ from dashboard import consumers, live, sockets
 from dashboard.live import OVERVIEW_GROUP, group_of
 from dashboard.routing import Reader
 from rollouts import actions, journal
-from rollouts.journal import DjangoJournal
+from rollouts.engine_journal import DjangoJournal
 from rollouts.models import Deployment, Event
 from rollouts.snapshots import consistent_snapshot, events_after
 from rollouts.states import DeploymentStatus, TargetStatus

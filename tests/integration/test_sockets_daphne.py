@@ -26,7 +26,7 @@ from dashboard.local.stack import free_ports
 from dashboard.local.supervision import Supervisor
 from dashboard.sockets import TOO_SLOW
 from rollouts import actions
-from rollouts.journal import DjangoJournal
+from rollouts.engine_journal import DjangoJournal
 from rollouts.models import Deployment, Event, Target
 from rollouts.snapshots import consistent_snapshot
 from rollouts.states import DeploymentStatus, TargetStatus
