@@ -41,7 +41,8 @@ def programs(port: int) -> list[Program]:
             environment={"DATABASE_POOL": str(WEB_CONNECTIONS)},
         ),
         *(
-            Program(name, (python, "manage.py", "worker"), group="worker")
+            # What a worker that is cut off leaves half done, its successor finishes.
+            Program(name, (python, "manage.py", "worker"), group="worker", stop_seconds=5)
             for name in worker_names()
         ),
     ]

@@ -75,15 +75,23 @@ def runnable(installation: binaries.Postgres, runner: Account | None) -> Path:
     """Return the folder of the programs, copied to where `runner` can run them if need be."""
     if not runner or may_enter(installation.programs, runner):
         return installation.programs
+    prefix = installation.programs.parent
+    package = prefix.parent
     copy = SYSTEM_DATA / f"postgresql-{installation.major}"
     if not copy.exists():
         SYSTEM_DATA.mkdir(mode=0o711, parents=True, exist_ok=True)
         draft = copy.with_name(f"{copy.name}.{os.getpid()}")
-        shutil.copytree(installation.programs.parent, draft, symlinks=True)
-        draft.chmod(0o755)
+        (draft / package.name).mkdir(parents=True)
+        shutil.copytree(prefix, draft / package.name / prefix.name, symlinks=True)
+        # The programs of a wheel find their libraries beside the package.
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, draft / libraries.name)
+        for folder in (draft, draft / package.name):
+            folder.chmod(0o755)
         with suppress(OSError):  # another start was quicker
             draft.replace(copy)
-    return copy / "bin"
+    return copy / package.name / prefix.name / installation.programs.name
 
 
 def groups(runner: Account) -> list[int]:
