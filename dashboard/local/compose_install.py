@@ -21,7 +21,8 @@ def first_admin() -> str:
     password, where = os.environ.get("ADMIN_PASSWORD", ""), "the password of ADMIN_PASSWORD"
     if not password:
         path = SECRETS / "admin_password"
-        password, where = kept(path, secrets.token_urlsafe(12)), f"the password in {path}"
+        password = kept(path, secrets.token_urlsafe(12))
+        where = f"the password that `docker compose exec web cat {path}` shows"
     users.create_superuser(username=ADMIN, password=password)
     return f"Made the administrator {ADMIN!r} with {where}."
 
