@@ -1,7 +1,7 @@
 """What REST takes and gives, for its checks of input and its description of itself."""
 
 import re
-from typing import Any, Literal
+from typing import Any
 
 from ninja import Field, Schema
 from pydantic import ConfigDict, field_validator
@@ -246,6 +246,3 @@ class Events(Schema):
 
     items: list[Event]
     next: int | None
-
-
-Mode = Literal["stop", "roll_back"]

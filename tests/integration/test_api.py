@@ -1,12 +1,14 @@
 """REST on real PostgreSQL: shapes, status codes, and a problem for every error."""
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis
 from django.contrib.auth.models import User
+from django.db import connection
 from django.http import HttpResponse
 from django.test import Client
 
@@ -156,6 +158,29 @@ def test_the_snapshot_is_the_same_that_sockets_give(api: Caller, deployment: Dep
     answer = api.get(f"/deployments/{deployment.id}")
     assert answer == consistent_snapshot(deployment.id)
     strict(schemas.Snapshot, answer)
+
+
+def test_a_snapshot_never_mixes_two_moments(deployment: Deployment) -> None:
+    """What is committed while it is read is in it as a whole or not at all: here, not."""
+    before = consistent_snapshot(deployment.id)
+    threads: list[threading.Thread] = []
+
+    def write() -> None:
+        journal.move_now(deployment.id, DeploymentStatus.CANCELLED, "Stopped.")
+        deployment.targets.update(error="later")
+        connection.close()
+
+    def meanwhile(execute: Any, sql: str, *rest: Any) -> Any:
+        answer = execute(sql, *rest)
+        if not threads and "rollouts_deployment" in sql:
+            threads.append(threading.Thread(target=write))
+            threads[0].start()
+            threads[0].join(30)
+        return answer
+
+    with connection.execute_wrapper(meanwhile):
+        assert consistent_snapshot(deployment.id) == before
+    assert consistent_snapshot(deployment.id)["status"] == "cancelled"
 
 
 def many(service: Service, count: int) -> list[str]:

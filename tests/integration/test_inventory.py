@@ -10,7 +10,7 @@ import pytest
 import redis
 from django.core.management import call_command
 
-from rollouts import actions
+from rollouts import actions, inventory
 from rollouts.inventory import InventoryError, reconcile
 from rollouts.models import Deployment, Instance, Service
 
@@ -115,6 +115,24 @@ def test_what_changes_is_told_and_done(file: File) -> None:
         "web-02",
         "v7",
     )
+
+
+def test_a_version_that_the_engine_verifies_meanwhile_is_kept(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what the file says is written, not the row as it was when it was read."""
+    file.apply()
+    write = inventory._write
+
+    def later(work: Any) -> None:
+        Instance.objects.update(version="v9")
+        write(work)
+
+    monkeypatch.setattr(inventory, "_write", later)
+    file.instances[0]["port"] = 99
+    file.apply()
+    changed = Instance.objects.get(name="web-01")
+    assert (changed.port, changed.version) == (99, "v9")
 
 
 def test_check_tells_the_same_and_does_nothing(file: File) -> None:
