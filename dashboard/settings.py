@@ -182,7 +182,8 @@ LOGOUT_REDIRECT_URL = "login"
 
 STATIC_URL = "static/"
 STATICFILES_DIRS = [BASE_DIR / "static"]
-STATIC_ROOT = read("path", "STATIC_ROOT", BASE_DIR / "staticfiles", "set it to a folder.")
+# Only an image collects files there (`collectstatic`); elsewhere the finders serve them.
+STATIC_ROOT = read("path", "STATIC_ROOT", None, "set it to a folder.")
 # Served straight from the finders: `make demo` works without a collect step.
 WHITENOISE_USE_FINDERS = True
 

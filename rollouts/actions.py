@@ -190,6 +190,7 @@ def start(
     try:
         _check_free(service)
         draft = plan(service, version, policy)
+        _refuse_same_version(draft)
         return _store(draft, by=by, user=user, note=note, idempotency_key=idempotency_key)
     except (Conflict, IntegrityError):
         # A double click, or somebody else, was quicker by a moment.
@@ -197,6 +198,16 @@ def start(
             return same
         _check_free(service)
         raise
+
+
+def _refuse_same_version(draft: Draft) -> None:
+    if draft.plan.same_version and not draft.policy.allow_same_version:
+        raise Refused(
+            {
+                "allow_same_version": f"every instance runs {draft.version} already; "
+                "set allow_same_version to true to deploy it again"
+            }
+        )
 
 
 def _store(

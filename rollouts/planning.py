@@ -49,6 +49,7 @@ class Plan:
     batches: tuple[tuple[Observed, ...], ...]
     limit: int  # most instances out at once
     warnings: tuple[str, ...]
+    same_version: bool  # every instance runs the version already
 
     @property
     def total(self) -> int:
@@ -73,8 +74,7 @@ def limit_of(policy: Policy, total: int) -> int:
 def plan(version: str, observed: Sequence[Observed], policy: Policy) -> Plan:
     """Return the rolling plan: what is out or unhealthy first, the rest in the given order.
 
-    Raises Refused for no instance, for a single one without `allow_downtime`, and for a
-    version that every instance runs already without `allow_same_version`.
+    Raises Refused for no instance, and for a single one without `allow_downtime`.
     """
     errors: dict[str, str] = {}
     if not observed:
@@ -84,18 +84,19 @@ def plan(version: str, observed: Sequence[Observed], policy: Policy) -> Plan:
             "the service has a single instance and would be down during the update; "
             "set allow_downtime to true, or add an instance"
         )
-    if observed and not policy.allow_same_version and _everywhere(version, observed):
-        errors["allow_same_version"] = (
-            f"every instance runs {version} already; "
-            "set allow_same_version to true to deploy it again"
-        )
     if errors:
         raise Refused(errors)
     limit = limit_of(policy, len(observed))
     size = min(resolve(policy.batch_size, len(observed)), limit)
     ordered = sorted(observed, key=lambda one: not one.out)
     batches = tuple(tuple(ordered[first : first + size]) for first in range(0, len(ordered), size))
-    return Plan(_steps(batches, policy), batches, limit, _warnings(version, observed, policy))
+    return Plan(
+        _steps(batches, policy),
+        batches,
+        limit,
+        _warnings(version, observed, policy),
+        _everywhere(version, observed),
+    )
 
 
 def _everywhere(version: str, observed: Iterable[Observed]) -> bool:
@@ -128,7 +129,14 @@ def _warnings(version: str, observed: Sequence[Observed], policy: Policy) -> tup
             f"max_unavailable would allow all {total} to be out: at most {limit} at once will be."
         )
     if _everywhere(version, observed):
-        warnings.append(f"Every instance runs {version} already: they are restarted with it.")
+        warnings.append(
+            f"Every instance runs {version} already: "
+            + (
+                "they are restarted with it."
+                if policy.allow_same_version
+                else "allow_same_version must be true to deploy it again."
+            )
+        )
     if unknown := [one.instance.name for one in observed if not one.version]:
         warnings.append(f"No known old version, so no way back: {names(unknown)}.")
     if not policy.auto_rollback:

@@ -20,6 +20,7 @@ from dashboard.local.places import Places
 from dashboard.local.stack import LOOPBACK, Stack
 from dashboard.models import ApiToken
 from rollouts import journal
+from rollouts.engine_journal import DjangoJournal
 from rollouts.models import Deployment, Instance, Service
 from rollouts.states import ACTIVE, IN_FLIGHT, DeploymentStatus, TargetStatus
 
@@ -83,7 +84,7 @@ def _end_deployments() -> None:
     active = [status.value for status in ACTIVE]
     between = [status.value for status in IN_FLIGHT]
     for deployment in Deployment.objects.filter(service__name=SERVICE, status__in=active):
-        log = journal.DjangoJournal(deployment.id)
+        log = DjangoJournal(deployment.id)
         for target in deployment.targets.filter(status__in=between):
             async_to_sync(log.target)(
                 target.name, TargetStatus.FAILED, FRESH_FLEET, error=FRESH_FLEET

@@ -14,7 +14,7 @@ from django.core.management import call_command
 from django.db import OperationalError, connection
 
 from rollouts import actions, journal
-from rollouts.journal import DjangoJournal
+from rollouts.engine_journal import DjangoJournal
 from rollouts.management.commands import watch
 from rollouts.models import Deployment, Event, Service
 from rollouts.states import DeploymentStatus, TargetStatus

@@ -11,6 +11,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 
 from rollouts import actions, journal
+from rollouts.engine_journal import DjangoJournal
 from rollouts.models import Deployment, Service
 from rollouts.snapshots import snapshot
 from rollouts.states import TargetStatus
@@ -195,7 +196,7 @@ def test_the_page_carries_the_snapshot_it_was_drawn_from(
 
 def test_tiles_say_their_state_in_words_and_glyphs(deployment: Deployment, login: Login) -> None:
     """A state is never its colour alone, and every instance has its tile."""
-    told = journal.DjangoJournal(deployment.id).target
+    told = DjangoJournal(deployment.id).target
     async_to_sync(told)("web-01", TargetStatus.DRAINING, "Draining web-01.")
     text = login(*VIEWER).get(f"/deployments/{deployment.id}/").content.decode()
     assert re.findall(r'data-instance="([^"]+)" data-state="([^"]+)"', text) == [

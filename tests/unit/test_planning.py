@@ -65,13 +65,12 @@ def test_the_whole_fleet_is_never_out_unasked() -> None:
     assert any("at most 1 at once" in warning for warning in made.warnings)
 
 
-def test_the_same_version_everywhere_needs_its_flag() -> None:
-    """It is refused by name, and with the flag allowed with a warning."""
-    with pytest.raises(Refused) as caught:
-        plan("v1", fleet(4), parse())
-    assert "allow_same_version" in caught.value.errors
-    made = plan("v1", fleet(4), parse({"allow_same_version": True}))
-    assert any("runs v1 already" in warning for warning in made.warnings)
+def test_the_same_version_everywhere_is_warned_of() -> None:
+    """A plan can be looked at; the warning names the flag that a start needs."""
+    made = plan("v1", fleet(4), parse())
+    assert made.same_version
+    assert any("allow_same_version must be true" in warning for warning in made.warnings)
+    assert not plan("v2", fleet(4), parse()).same_version
 
 
 def test_an_unknown_old_version_is_warned_of() -> None:
