@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from rollouts import facts, planning
 from rollouts.journal import Entry, changes, moment, move_target, set_status, writing
-from rollouts.models import Deployment, HealthCheck, Instance, Target
+from rollouts.models import Deployment, HealthCheck, Instance, Service, Target
 from rollouts.policy import Policy
 from rollouts.snapshots import (
     CHECKS_SHOWN,
@@ -228,12 +228,14 @@ class DjangoJournal:
                 written.set_result(None)
 
     def _read(self) -> facts.Rollout:
-        deployment = Deployment.objects.select_related("service").get(pk=self.id)
+        deployment = Deployment.objects.get(pk=self.id)
+        deployment.service = self._held().service
         return rollout_of(deployment, self._held().targets.values())
 
     def _commit(self, writes: Sequence[Write]) -> None:
         try:
             with writing(self.id) as entry:
+                entry.deployment.service = self._held().service
                 for write in writes:
                     write(entry)
         except BaseException:
@@ -244,7 +246,11 @@ class DjangoJournal:
         """Return the targets: read once, for nobody else writes them."""
         if self._rows is None:
             targets = Target.objects.filter(deployment=self.id)
-            self._rows = _Rows({one.name: one for one in targets}, latest_checks(self.id))
+            self._rows = _Rows(
+                Service.objects.get(deployments=self.id),
+                {one.name: one for one in targets},
+                latest_checks(self.id),
+            )
         return self._rows
 
 
@@ -252,6 +258,7 @@ class DjangoJournal:
 class _Rows:
     """Targets by name in the order of the plan, and the last checks of each by its key."""
 
+    service: Service
     targets: dict[str, Target]
     checks: dict[int, list[Json]]
 

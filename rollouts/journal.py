@@ -47,12 +47,8 @@ def locked(deployment_id: str) -> Deployment:
 
     What never changes and is large is left out; it is read where it is asked for.
     """
-    return (
-        Deployment.objects.select_for_update(of=("self",))
-        .select_related("service")
-        .defer("plan", "policy", "adapters", "way_back", "service__driver", "service__balancer")
-        .get(pk=deployment_id)
-    )
+    large = ("plan", "policy", "adapters", "way_back")
+    return Deployment.objects.select_for_update().defer(*large).get(pk=deployment_id)
 
 
 class Entry:
@@ -60,6 +56,7 @@ class Entry:
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
+        self._before = dict(vars(deployment))
         self._events: list[Event] = []
 
     def append(self, kind: str, message: str, patch: Json | None = None, target: str = "") -> None:
@@ -78,8 +75,11 @@ class Entry:
         )
 
     def save(self) -> None:
-        """Write the deployment's row and the events; listeners hear of them after the commit."""
-        self.deployment.save()
+        """Write what changed of the deployment, and the events, of which listeners then hear."""
+        fields = [field.attname for field in Deployment._meta.concrete_fields]
+        held = vars(self.deployment)
+        changed = [name for name in fields if name in held and held[name] != self._before.get(name)]
+        self.deployment.save(update_fields=changed)
         Event.objects.bulk_create(self._events)
         for event in self._events:
             _tell(self.deployment, event)
