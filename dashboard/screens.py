@@ -80,7 +80,7 @@ def tile_state(target: Mapping[str, Any], deployment_status: str) -> str:
     over = deployment_status not in ACTIVE_VALUES
     if status == "failed":
         return "held_out" if over else "failed"
-    if status == "pending" and over:
+    if status == "pending" and (over or deployment_status == "rolling_back"):
         return "untouched"
     if status in IN_FLIGHT_VALUES and deployment_status == "rolling_back":
         return "rolling_back"
@@ -172,7 +172,7 @@ def lanes(snapshot: Mapping[str, Any], now: datetime) -> list[Json]:
         {
             "batch": number,
             "tiles": tiles,
-            **lane_state(tiles),
+            **lane_state(tiles, snapshot["status"]),
             "pause": duration(pause) if pause and position else "",
         }
         for position, (number, tiles) in enumerate(batches.items())
@@ -187,7 +187,7 @@ def across(targets: Iterable[Mapping[str, Any]]) -> int:
     return min(3, max(sizes.values(), default=1))
 
 
-def lane_state(tiles: Iterable[Mapping[str, Any]]) -> Json:
+def lane_state(tiles: Iterable[Mapping[str, Any]], deployment_status: str) -> Json:
     """Return how far a batch is, in a word."""
     statuses = [tile["status"] for tile in tiles]
     failed = statuses.count("failed")
@@ -196,7 +196,12 @@ def lane_state(tiles: Iterable[Mapping[str, Any]]) -> Json:
     if failed:
         return {"lane": "failed", "words": f"{failed} failed"}
     if all(status == "pending" for status in statuses):
-        return {"lane": "coming", "words": "to come"}
+        ahead = deployment_status in ACTIVE_VALUES - {"rolling_back"}
+        return (
+            {"lane": "coming", "words": "to come"}
+            if ahead
+            else {"lane": "left", "words": "untouched"}
+        )
     if all(status == "healthy" for status in statuses):
         return {"lane": "done", "words": "done"}
     if all(status in {"rolled_back", "pending"} for status in statuses):

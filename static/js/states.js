@@ -14,7 +14,7 @@ export const inFlight = (status) => IN_FLIGHT.has(status);
 export function tileState(target, status) {
   const over = !isActive(status);
   if (target.status === "failed") return over ? "held_out" : "failed";
-  if (target.status === "pending" && over) return "untouched";
+  if (target.status === "pending" && (over || status === "rolling_back")) return "untouched";
   if (inFlight(target.status) && status === "rolling_back") return "rolling_back";
   return PLAIN[target.status] ?? "unknown";
 }
@@ -100,14 +100,16 @@ export function secondsLeft(held, took) {
   return (took * (total - healthy - failed)) / healthy;
 }
 
-export function laneState(targets) {
+export function laneState(targets, status) {
   const statuses = targets.map((target) => target.status);
-  const failed = statuses.filter((status) => status === "failed").length;
+  const ahead = isActive(status) && status !== "rolling_back";
+  const failed = statuses.filter((one) => one === "failed").length;
   if (statuses.some(inFlight)) return ["active", "under way"];
   if (failed) return ["failed", `${failed} failed`];
-  if (statuses.every((status) => status === "pending")) return ["coming", "to come"];
-  if (statuses.every((status) => status === "healthy")) return ["done", "done"];
-  if (statuses.every((status) => status === "rolled_back" || status === "pending"))
+  if (statuses.every((one) => one === "pending"))
+    return ahead ? ["coming", "to come"] : ["left", "untouched"];
+  if (statuses.every((one) => one === "healthy")) return ["done", "done"];
+  if (statuses.every((one) => one === "rolled_back" || one === "pending"))
     return ["done", "restored"];
   return ["active", "partly done"];
 }

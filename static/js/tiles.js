@@ -57,7 +57,7 @@ function paintLane(batch, held) {
   const node = lanes.get(batch);
   if (!node) return;
   const members = held.targets.filter((target) => target.batch === batch);
-  const [state, words] = laneState(members);
+  const [state, words] = laneState(members, held.status);
   node.dataset.lane = state;
   say(node, "lane-words", words);
 }

@@ -205,7 +205,7 @@ def test_tiles_say_their_state_in_words_and_glyphs(deployment: Deployment, login
         ("web-03", "waiting"),
         ("web-04", "waiting"),
     ]
-    assert re.search(r">⇣</span> <strong>web-01<", text)
+    assert re.search(r'>⇣</span> <strong title="web-01"><bdi>web-01<', text)
     assert ">draining<" in text
 
 

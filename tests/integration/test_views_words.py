@@ -57,6 +57,7 @@ def test_glyphs_of_different_words_are_different() -> None:
         ("failed", "failed", "held_out"),
         ("pending", "in_progress", "waiting"),
         ("pending", "cancelled", "untouched"),
+        ("pending", "rolling_back", "untouched"),
         ("updating", "in_progress", "updating"),
         ("updating", "rolling_back", "rolling_back"),
         ("healthy", "completed", "serving"),
@@ -136,6 +137,24 @@ def test_the_progress_bar_adds_up() -> None:
     assert sum(widths) == pytest.approx(100 * 5 / 8)
     ends = [float(part["x"].rstrip("%")) + width for part, width in zip(parts, widths, strict=True)]
     assert [float(part["x"].rstrip("%")) for part in parts][1:] == pytest.approx(ends[:-1])
+
+
+@pytest.mark.parametrize(
+    ("statuses", "deployment", "words"),
+    [
+        (["pending", "pending"], "in_progress", "to come"),
+        (["pending", "pending"], "rolled_back", "untouched"),
+        (["pending", "draining"], "in_progress", "under way"),
+        (["healthy", "healthy"], "in_progress", "done"),
+        (["healthy", "failed"], "in_progress", "1 failed"),
+        (["rolled_back", "pending"], "cancelled", "restored"),
+        (["healthy", "pending"], "cancelled", "partly done"),
+    ],
+)
+def test_a_lane_says_how_far_its_batch_is(statuses: list[str], deployment: str, words: str) -> None:
+    """After the end nothing is "to come" any more."""
+    lane = screens.lane_state([target(status) for status in statuses], deployment)
+    assert lane["words"] == words
 
 
 def test_only_a_target_that_failed_is_the_first_failure() -> None:
