@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from asgiref.sync import async_to_sync
 from django.contrib.auth.models import User
 from django.db import connections, transaction
 from django.db.models import Value
@@ -20,8 +19,8 @@ from dashboard.local.places import Places
 from dashboard.local.stack import LOOPBACK, Stack
 from dashboard.models import ApiToken
 from rollouts import journal
-from rollouts.engine_journal import DjangoJournal
 from rollouts.models import Deployment, Instance, Service
+from rollouts.snapshots import progress, target_fields
 from rollouts.states import ACTIVE, IN_FLIGHT, DeploymentStatus, TargetStatus
 
 SERVICE = "shop"
@@ -82,14 +81,18 @@ def ready_line(stack: Stack, port: int, balancer_url: str, access: Access) -> st
 def _end_deployments() -> None:
     """End what was active when an earlier run ended: the fleet it was about is gone."""
     active = [status.value for status in ACTIVE]
-    between = [status.value for status in IN_FLIGHT]
     for deployment in Deployment.objects.filter(service__name=SERVICE, status__in=active):
-        log = DjangoJournal(deployment.id)
-        for target in deployment.targets.filter(status__in=between):
-            async_to_sync(log.target)(
-                target.name, TargetStatus.FAILED, FRESH_FLEET, error=FRESH_FLEET
-            )
-        journal.move_now(deployment.id, DeploymentStatus.CANCELLED, FRESH_FLEET)
+        with journal.writing(deployment.id) as entry:
+            targets = list(deployment.targets.all())
+            for target in targets:
+                if TargetStatus(target.status) in IN_FLIGHT:
+                    journal.move_target(
+                        entry.deployment, target, TargetStatus.FAILED, FRESH_FLEET, touched=False
+                    )
+                    patch = {"targets": [target_fields(target)], "progress": progress(targets)}
+                    entry.append("target", FRESH_FLEET, patch, target.name)
+            patch = journal.set_status(entry.deployment, DeploymentStatus.CANCELLED, FRESH_FLEET)
+            entry.append("status", FRESH_FLEET, patch)
 
 
 @transaction.atomic

@@ -11,8 +11,8 @@ import re
 import signal
 import sys
 import xmlrpc.client
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dashboard.local import control
@@ -37,13 +37,25 @@ def update(places: Places, name: str, version: str) -> None:
     with (folder / "lock").open("w") as lock:
         # Two updates of one instance follow one another.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # Once the old process is asked to end, the new one is started: an update that is
-        # cancelled then must not leave the instance stopped.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-        _write(folder / "version", version)
-        with (places.fleet / "history").open("a") as history:
-            history.write(f"{name} {version}\n")
-        _restart(places, f"{GROUP}:{name}")
+        with _uninterrupted():
+            _write(folder / "version", version)
+            with (places.fleet / "history").open("a") as history:
+                history.write(f"{name} {version}\n")
+            _restart(places, f"{GROUP}:{name}")
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put off SIGTERM and SIGINT to the end.
+
+    Once the old process was asked to end the new one is started: an update that is cancelled
+    then must not leave the instance stopped.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _write(path: Path, version: str) -> None:
