@@ -371,10 +371,11 @@ def test_the_overview_follows_a_deployment(page: Page, demo: Demo) -> None:
     expect(page.locator("#freshness")).to_contain_text("Live")
     page.evaluate("window.neverReloaded = true")
     version = f"p{next(versions)}"
-    deployment = demo.start(version)
+    deployment = demo.start(version, batch_pause=3)
     card = page.locator(f'.run[data-key="{deployment}"]')
     expect(card).to_contain_text(version)
-    expect(card).to_contain_text("2/6 updated", timeout=60 * SECONDS)
+    for figure in ("2/6 updated", "4/6 updated", "6/6 updated"):
+        expect(card).to_contain_text(figure, timeout=30 * SECONDS)
     demo.ended(deployment)
     expect(card).to_be_hidden()
     expect(page.locator('tr[data-key="shop"]')).to_contain_text("completed")
