@@ -6,7 +6,7 @@ RUN python -m venv /venv \
  && /venv/bin/pip install --only-binary :all: --require-hashes -r /requirements.txt
 
 FROM python:3.11-slim-bookworm
-ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 STATIC_ROOT=/app/collected
 # The folders are copied, with their owner, into the volumes that are mounted over them.
 RUN groupadd --gid 10001 lockgate \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /app lockgate \

@@ -3,10 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 UV_VERSION := 0.13.9
 ARGS ?=
+# Of `make soak`: how much is killed, and how long faults are simulated (0: until Ctrl-C).
+KILLS ?= 60
+MINUTES ?= 5
 BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE ?= 1
+# The machine's own certificates: behind a proxy that inspects TLS there are no others.
+export UV_SYSTEM_CERTS ?= 1
 
-.PHONY: demo up test test-fast check format lock setup bench clean help
+.PHONY: demo up test test-fast check format lock setup bench soak mutants clean help
 
 help: ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -17,9 +22,9 @@ demo: setup ## The main job on this machine: a fleet, a balancer, load, the appl
 up: setup ## The application on this machine, with embedded services
 	@exec $(BIN)/python manage.py up $(ARGS)
 
-test: setup ## Every test: unit, integration, acceptance, browser
+test: setup ## Every test: unit, simulation, integration, acceptance, browser
 	@$(BIN)/python -m tests.requirements
-	$(BIN)/python -m pytest -m "not browser" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not browser" $(ARGS)
 	$(BIN)/python -m pytest -m browser $(ARGS)
 
 test-fast: setup ## The tests that need no server
@@ -47,6 +52,14 @@ lock: setup ## Pin names, versions and hashes of everything, without download ad
 bench: setup ## Engine against a minimal script, on the same fleet
 	$(BIN)/python -m tests.bench.rolling $(ARGS)
 
+soak: setup ## Faults by chance, for long: real kills, people, the simulation (KILLS=60 MINUTES=5)
+	$(BIN)/python -m tests.acceptance.soak --kills $(KILLS)
+	HYPOTHESIS_PROFILE=operators-soak $(BIN)/python -m pytest tests/integration/test_operators.py
+	$(BIN)/python -m tests.simulation --minutes $(MINUTES)
+
+mutants: setup ## Wrong engines, and what of the simulation catches each
+	$(BIN)/python -m tests.simulation.mutants $(ARGS)
+
 setup: $(VENV)/ready
 
 $(VENV)/ready: requirements-dev.txt
@@ -56,7 +69,7 @@ $(VENV)/ready: requirements-dev.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	  { echo "Python's venv is missing: 'apt-get install python3-venv' on Debian and Ubuntu." >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) >&2
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.txt >&2
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements-dev.txt >&2
 	@touch $@
 
 clean: ## Forget the virtual environment and caches

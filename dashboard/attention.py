@@ -5,17 +5,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-import django_rq
 from django.urls import reverse
 from redis.exceptions import RedisError
-from rq import Worker
 
-from dashboard.screens import duration, moment
-from rollouts.jobs import QUEUE
+from dashboard.screens import duration, moment, waiting_words
+from rollouts import ownership, workers
 from rollouts.models import Event
 
 PAUSED_TOO_LONG = timedelta(minutes=10)
-UNCLAIMED_TOO_LONG = timedelta(seconds=15)
+OVERLOOKED_AFTER = 15.0  # seconds; dispatch would have said long before what it waits for
 
 
 @dataclass(frozen=True)
@@ -29,10 +27,10 @@ class Notice:
 
 
 def machinery() -> list[Notice]:
-    """Return what is wrong with the queue and its workers."""
+    """Return what is wrong with the queue, its workers and dispatch."""
     try:
-        workers = Worker.count(queue=django_rq.get_queue(QUEUE))
-    except RedisError:
+        alive = workers.alive()
+    except (RedisError, OSError):
         return [
             Notice(
                 "redis",
@@ -40,9 +38,14 @@ def machinery() -> list[Notice]:
                 "Redis is out of reach: what is started is saved and begins when it is back.",
             )
         ]
-    if workers:
-        return []
-    return [Notice("worker", "fail", "No worker is alive: deployments wait until one is.")]
+    notices = []
+    if not alive:
+        text = "No worker is alive: deployments wait until one is."
+        notices.append(Notice("worker", "fail", text))
+    if any(not one.waiting_for for one in ownership.due(within=-OVERLOOKED_AFTER)):
+        text = "Nobody gives out what is due: start `manage.py dispatch`."
+        notices.append(Notice("dispatch", "fail", text))
+    return notices
 
 
 def of_services(services: Iterable[Mapping[str, Any]]) -> list[Notice]:
@@ -76,10 +79,8 @@ def of_deployments(deployments: Sequence[Mapping[str, Any]], now: datetime) -> l
         url = reverse("deployment", args=[one["id"]])
         what = f"{one['service']} {one['version']}"
         created = moment(one["created_at"]) or now
-        if one["status"] == "pending" and now - created > UNCLAIMED_TOO_LONG:
-            waited = duration((now - created).total_seconds())
-            text = f"{what} has waited for a worker for {waited}."
-            notices.append(Notice(f"pending-{one['id']}", "warn", text, url))
+        if words := waiting_words(one):
+            notices.append(Notice(f"waiting-{one['id']}", "warn", f"{what}: {words}", url))
         if one["status"] == "paused" and now - _since(one["id"], created) > PAUSED_TOO_LONG:
             waited = duration((now - _since(one["id"], created)).total_seconds())
             notices.append(

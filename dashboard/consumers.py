@@ -4,7 +4,6 @@ Each event is weighed by its `seq`: what was sent is dropped, and a gap is read 
 PostgreSQL.
 """
 
-from collections.abc import Iterable
 from urllib.parse import parse_qs
 
 from dashboard import snapshots
@@ -90,13 +89,6 @@ def overview_with_progress() -> tuple[Json, dict[str, snapshots.Progress]]:
         return snapshots.overview(), snapshots.progress_of_all()
 
 
-@reading
-def first_patch(deployment_id: str) -> Json | None:
-    """Return the deployment's summary with its first event; None where it is gone."""
-    found = Deployment.objects.select_related("service").filter(pk=deployment_id).first()
-    return None if found is None else snapshots.first_patch(found)
-
-
 progress_of_all = reading(snapshots.progress_of_all)
 services_now = reading(snapshots.services_named)
 
@@ -129,7 +121,7 @@ class OverviewConsumer(LiveConsumer):
                 reached[event["deployment"]] = event["seq"]
                 ready.append(event)
             gap = gap or event["seq"] > sent + 1
-        await self._tell_enriched(ready)
+        await self._tell_all(ready)
         self.sent = reached
         if gap:
             await self.heal()
@@ -143,7 +135,7 @@ class OverviewConsumer(LiveConsumer):
                 if not events:
                     break
                 whose = {"deployment": pk, "service": held.service}
-                await self._tell_enriched(
+                await self._tell_all(
                     [{**snapshots.without_targets(event), **whose} for event in events]
                 )
                 self.sent[pk] = events[-1]["seq"]
@@ -166,14 +158,11 @@ class OverviewConsumer(LiveConsumer):
             self._services = services
             await self.tell({"type": "events", "events": [], "services": services})
 
-    async def _tell_enriched(self, events: Iterable[Json]) -> None:
-        told: list[Json] = []
-        for event in events:
-            patch = await first_patch(event["deployment"]) if event["kind"] == "created" else None
-            told.append(event if patch is None else {**event, "patch": patch})
-            if event["kind"] in {"created", "status", "target"} and self._services_due is None:
-                self._services_due = self._now() + SERVICES_EVERY
-        await self.tell_events(told)
+    async def _tell_all(self, events: list[Json]) -> None:
+        changing = any(event["kind"] in {"created", "status", "target"} for event in events)
+        if changing and self._services_due is None:
+            self._services_due = self._now() + SERVICES_EVERY
+        await self.tell_events(events)
 
 
 def _has_news(held: snapshots.Progress | None) -> bool:

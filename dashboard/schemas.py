@@ -137,6 +137,7 @@ class Summary(Schema):
     note: str
     wish: str
     wish_by: str
+    waiting_for: str
     waiting_until: str | None
     started_by: str
     created_at: str

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from rollouts.facts import Waiting
 from rollouts.states import ACTIVE, IN_FLIGHT
 
 Json = dict[str, Any]
@@ -36,7 +37,7 @@ TILES: dict[str, Look] = {
     "unknown": Look("?", "unknown", "wait"),
 }
 DEPLOYMENTS: dict[str, Look] = {
-    "pending": Look("○", "waiting for a worker", "wait"),
+    "pending": Look("○", "waiting to start", "wait"),
     "in_progress": Look("▶", "deploying", "active"),
     "paused": Look("‖", "paused", "warn"),
     "rolling_back": Look("↶", "rolling back", "warn"),
@@ -71,6 +72,7 @@ def vocabulary() -> Json:
         "tiles": {key: asdict(look) for key, look in TILES.items()},
         "deployments": {key: asdict(look) for key, look in DEPLOYMENTS.items()},
         "wishes": WISHES,
+        "waiting": {one.value: [one.words(False), one.words(True)] for one in Waiting},
     }
 
 
@@ -244,7 +246,14 @@ def card(summary: Mapping[str, Any], now: datetime) -> Json:
         "elapsed": duration(took),
         "left": "" if left is None else f"about {duration(left)} left",
         "wish_words": WISHES.get(summary["wish"], "") if summary["wish"] else "",
+        "waiting_words": waiting_words(summary),
     }
+
+
+def waiting_words(summary: Mapping[str, Any]) -> str:
+    """Return what a deployment waits for that nobody drives; nothing where somebody does."""
+    what = summary["waiting_for"]
+    return Waiting(what).words(bool(summary["started_at"])) if what else ""
 
 
 def counts(progress: Mapping[str, int]) -> str:

@@ -154,6 +154,7 @@ AUTH_PASSWORD_VALIDATORS = [
 AXES_FAILURE_LIMIT = 10
 AXES_COOLOFF_TIME = 0.25  # hours
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_LOCKOUT_TEMPLATE = "429.html"
 AXES_VERBOSE = False
 
 ROOT_URLCONF = "dashboard.urls"
@@ -199,7 +200,8 @@ RQ_QUEUES = {
         # A job is killed by deadlines of its own, never by an exception out of nowhere.
         "DEFAULT_TIMEOUT": -1,
         "SERIALIZER": "rq.serializers.JSONSerializer",
-        "REDIS_CLIENT_KWARGS": {"socket_connect_timeout": 2},
+        # A page waits no longer for Redis; a worker sets what its own long waits need.
+        "REDIS_CLIENT_KWARGS": {"socket_connect_timeout": 2, "socket_timeout": 2},
     }
 }
 

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from rollouts.models import Deployment, Instance, Service
 from rollouts.snapshots import Json, iso, one_moment, summaries
-from rollouts.states import ACTIVE, DeploymentStatus
+from rollouts.states import ACTIVE
 
 ACTIVE_VALUES = [status.value for status in ACTIVE]
 JUST_ENDED = timedelta(seconds=60)  # so long an end may still be news to a socket
@@ -164,25 +164,3 @@ def without_targets(event: Json) -> Json:
         key: value for key, value in event["patch"].items() if key != "targets"
     }
     return {**event, "patch": patch}
-
-
-def first_patch(deployment: Deployment) -> Json:
-    """Return the summary of `deployment` as it was with its first event.
-
-    So whoever never saw it can add it on "created" and apply the later events to it.
-    """
-    summary = summaries([deployment])[0]
-    untouched = {"updated": 0, "healthy": 0, "failed": 0, "rolled_back": 0, "batch": 0}
-    return {
-        **summary,
-        "status": DeploymentStatus.PENDING.value,
-        "reason": "",
-        "traffic": {"requests": 0, "failed_requests": 0, "shares": {}},
-        "wish": "",
-        "wish_by": "",
-        "waiting_until": None,
-        "started_at": None,
-        "completed_at": None,
-        "progress": {**summary["progress"], **untouched},
-        "seq": 1,
-    }

@@ -50,7 +50,7 @@ UNREADABLE = (OperationalError, InterfaceError, TimeoutError)  # PostgreSQL is a
 UNHEARD = (RedisError, OSError, TimeoutError)  # so is Redis
 
 # Sockets read with few connections, however many there are: the pages need the pool too.
-_readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="sockets")
+readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="sockets")
 
 
 dumps = partial(json.dumps, separators=(",", ":"))
@@ -77,7 +77,7 @@ def reading(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
     async def call(*args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(READ_TIMEOUT):
-            return await loop.run_in_executor(_readers, partial(in_thread, *args, **kwargs))
+            return await loop.run_in_executor(readers, partial(in_thread, *args, **kwargs))
 
     return call
 

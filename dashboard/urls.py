@@ -38,6 +38,8 @@ def guarded(patterns: list[URLPattern]) -> list[URLPattern]:
     ]
 
 
+handler404 = "dashboard.views.not_found"
+
 urlpatterns = [
     path("", views.overview, name="overview"),
     path("services/<slug:name>/", views.service, name="service"),

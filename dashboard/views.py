@@ -12,8 +12,9 @@ from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
+from django.views.defaults import page_not_found
 
-from dashboard import attention, screens, snapshots
+from dashboard import attention, problems, screens, snapshots
 from dashboard.access import DEPLOY, VIEW_DEPLOYMENT, VIEW_SERVICE
 from rollouts import actions
 from rollouts.models import Deployment, Event, HealthCheck, Service
@@ -64,6 +65,13 @@ def wants_json(request: HttpRequest) -> bool:
 def healthz(request: HttpRequest) -> HttpResponse:
     """Say that the web process answers."""
     return HttpResponse("ok", content_type="text/plain")
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Answer an address that nothing is at: programs in their form, people with a page."""
+    if request.path.startswith("/api/"):
+        return problems.problem(HTTPStatus.NOT_FOUND, "There is no such address; see /api/v1/docs.")
+    return page_not_found(request, exception)
 
 
 @require_GET
@@ -201,7 +209,13 @@ def _deployment_page(
         "stop_open": "stop" in request.GET,
         "problem": problem,
         "may_deploy": may_deploy(request),
-        "page": {**_page(), "snapshot": held, "events": log, "failure": failure},
+        "page": {
+            **_page(),
+            "snapshot": held,
+            # Their patches are in the snapshot already.
+            "events": [{**event, "patch": {}} for event in log],
+            "failure": failure,
+        },
     }
     return render(request, "deployment.html", context, status=status)
 

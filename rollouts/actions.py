@@ -12,7 +12,7 @@ from asgiref.sync import async_to_sync
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 
-from rollouts import balancers, jobs, journal, planning
+from rollouts import balancers, dispatch, jobs, journal, planning
 from rollouts.facts import Answer, BalancerReport, Change, Pause, Wish
 from rollouts.models import Deployment, Instance, Service, Target
 from rollouts.policy import Policy, PolicyError, parse
@@ -235,7 +235,7 @@ def _store(
             _targets(deployment, draft),
             f"{by} asked for {draft.version} on {draft.plan.total} instances of {service.name}.",
         )
-        transaction.on_commit(lambda: jobs.enqueue(deployment.id) and None)
+        transaction.on_commit(lambda: dispatch.call_worker(deployment.id))
     return deployment
 
 
@@ -304,7 +304,7 @@ def cancel(deployment_id: str, mode: str, *, by: str, seen: str = "") -> Deploym
             told = f"{by} asked to stop; it is on the way back already, which goes on."
             return journal.record_wish(deployment.id, _wish(deployment), deployment.wish_by, told)
         words = "stop here" if mode == "stop" else "stop and roll back"
-        return journal.record_wish(deployment.id, MODES[mode], by, f"{by} asked to {words}.")
+        return _ask(deployment.id, MODES[mode], by, f"{by} asked to {words}.")
 
 
 def roll_back(deployment_id: str, *, by: str, seen: str = "") -> Deployment:
@@ -312,7 +312,7 @@ def roll_back(deployment_id: str, *, by: str, seen: str = "") -> Deployment:
     allowed = {DeploymentStatus.IN_PROGRESS, DeploymentStatus.PAUSED}
     with transaction.atomic():
         _in_status(_held(deployment_id, seen), allowed, "rolled back")
-        return journal.record_wish(deployment_id, Wish.ROLL_BACK, by, f"{by} asked to roll back.")
+        return _ask(deployment_id, Wish.ROLL_BACK, by, f"{by} asked to roll back.")
 
 
 def pause(deployment_id: str, *, by: str, seen: str = "") -> Deployment:
@@ -322,7 +322,7 @@ def pause(deployment_id: str, *, by: str, seen: str = "") -> Deployment:
         deployment = _held(deployment_id, seen)
         _in_status(deployment, allowed, "paused")
         _refuse_while_ending(deployment)
-        return journal.record_wish(deployment_id, Wish.PAUSE, by, f"{by} asked to pause.")
+        return _ask(deployment_id, Wish.PAUSE, by, f"{by} asked to pause.")
 
 
 def resume(deployment_id: str, *, by: str, seen: str = "") -> Deployment:
@@ -334,13 +334,21 @@ def resume(deployment_id: str, *, by: str, seen: str = "") -> Deployment:
         _refuse_while_ending(deployment)
         paused = deployment.status == DeploymentStatus.PAUSED
         wish = Wish.RESUME if paused else None
-        return journal.record_wish(deployment_id, wish, by, f"{by} asked to resume.")
+        return _ask(deployment_id, wish, by, f"{by} asked to resume.")
 
 
 def promote(deployment_id: str, *, by: str) -> Deployment:
     """Go past a step that waits for approval; raise Conflict where none does."""
     deployment = _held(deployment_id, "")
     raise Conflict(f"{deployment.id} waits for no approval.", deployment.id)
+
+
+def _ask(deployment_id: str, wish: Wish | None, by: str, message: str) -> Deployment:
+    """Record a wish, and call a worker where none has the deployment."""
+    deployment = journal.record_wish(deployment_id, wish, by, message)
+    if not journal.is_driven(deployment):
+        transaction.on_commit(lambda: dispatch.call_worker(deployment_id))
+    return deployment
 
 
 def _wish(deployment: Deployment) -> Wish | None:
@@ -373,5 +381,5 @@ def _in_status(deployment: Deployment, allowed: set[DeploymentStatus], what: str
 
 
 def _refuse_while_ending(deployment: Deployment) -> None:
-    if deployment.wish in {Wish.CANCEL_STOP, Wish.CANCEL_ROLL_BACK, Wish.ROLL_BACK}:
+    if (wish := _wish(deployment)) is not None and wish.ends:
         raise Conflict(f"{deployment.id} is being stopped by {deployment.wish_by}.", deployment.id)

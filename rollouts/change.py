@@ -4,12 +4,14 @@ The same way leads forward to the new version and back to the old one.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from rollouts import verdicts
-from rollouts.facts import Answer, Server, Target
+from rollouts.facts import Answer, BalancerReport, Server, ServerState, Target
 from rollouts.policy import Policy
 from rollouts.ports import (
     Balancer,
@@ -18,19 +20,29 @@ from rollouts.ports import (
     Clock,
     Driver,
     DriverError,
+    Interrupted,
     Journal,
+    Lease,
     Probe,
 )
 from rollouts.states import TargetStatus
 
 R = TypeVar("R")
+DriverCall = Callable[[Callable[[str], None]], Awaitable[None]]
 
+BALANCER_DEADLINE = 3.0  # seconds for one call, whatever the adapter does
 BALANCER_PATIENCE = 30.0  # seconds that a balancer out of reach is asked again
 BALANCER_FIRST_DELAY = 0.1
 BALANCER_LONGEST_DELAY = 2.0
-SESSIONS_INTERVAL = 0.02  # seconds between two looks at the open sessions
+# Between two looks at the open sessions: seconds at first, as a part of the wait, and at most.
+SESSIONS_FIRST, SESSIONS_GROWTH, SESSIONS_LONGEST = 0.02, 0.1, 0.5
 OUTPUT_INTERVAL = 1.0  # seconds between two pieces of a driver's output
 SLOW_START_STEPS = 10
+PUT_BACK_AGAIN = 3  # times, where a balancer that was restarted undoes it
+# Seconds of the lease that must be left for a driver to begin, and below which it is ended: it
+# has to be gone, with all its children, before anybody else may begin.
+DRIVER_NEEDS = 5.0
+DRIVER_ENDS_BELOW = 2.5
 
 
 @dataclass(frozen=True)
@@ -42,34 +54,147 @@ class Ports:
     driver: Driver
     probe: Probe
     clock: Clock
+    lease: Lease
 
 
 class HeldOut(Exception):
     """The instance can't go on; it stays out of rotation, and the message says why."""
 
 
+class CutShort(Exception):
+    """The lease ran low while a driver was to run: it was ended, or not begun; to be repeated."""
+
+
 async def persist(call: Callable[[], Awaitable[R]]) -> R:
     """Return what the balancer answers, asking again with back-off while it is out of reach.
 
-    Raises BalancerError at once where it refuses, and after BALANCER_PATIENCE where it is away.
+    Raises BalancerError at once where it refuses, and where it is away for BALANCER_PATIENCE.
     """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + BALANCER_PATIENCE
+    away_since: float | None = None
     delay = BALANCER_FIRST_DELAY
     while True:
         try:
             return await call()
         except BalancerUnreachable:
-            if loop.time() + delay > deadline:
+            away_since = loop.time() if away_since is None else away_since
+            if loop.time() + delay > away_since + BALANCER_PATIENCE:
                 raise
             await asyncio.sleep(delay)
             delay = min(2 * delay, BALANCER_LONGEST_DELAY)
 
 
-async def run_driver(
-    ports: Ports, name: str, call: Callable[[Callable[[str], None]], Awaitable[None]]
-) -> None:
-    """Await a driver's `call`, recording its output meanwhile; ended with it if cancelled."""
+async def bounded(call: Callable[[], Awaitable[R]]) -> R:
+    """Return what the balancer answers; raise BalancerUnreachable after BALANCER_DEADLINE."""
+    try:
+        async with asyncio.timeout(BALANCER_DEADLINE):
+            return await call()
+    except TimeoutError:
+        raise BalancerUnreachable(f"no answer within {BALANCER_DEADLINE:g} s") from None
+
+
+class Rotation:
+    """Who is in rotation, as this engine wants it: told to the balancer, and told again.
+
+    A balancer that was restarted may have forgotten what it was told, or come back with what
+    was written down of it some time before.
+    """
+
+    def __init__(self, balancer: Balancer, lease: Lease) -> None:
+        self._balancer = balancer
+        self._lease = lease
+        self._out: set[str] = set()
+        self._in: set[str] = set()  # put back; nothing is wanted of those in neither
+        self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def report(self) -> BalancerReport:
+        """Return what the balancer says of every server; raise BalancerError."""
+        return await persist(lambda: bounded(self._balancer.report))
+
+    async def take_out(self, server: str) -> None:
+        """Drain `server`; raise BalancerError or LeaseLost."""
+        async with self._turns[server]:
+            self.want_out(server)
+            await self._steer(lambda: self._balancer.drain(server))
+
+    async def put_back(self, server: str) -> None:
+        """Return `server` into rotation; where that can't be confirmed it counts as out."""
+        async with self._turns[server]:
+            self.want_in(server)
+            try:
+                await self._steer(lambda: self._balancer.ready(server))
+            except BaseException:
+                self.want_out(server)
+                raise
+
+    async def set_weight(self, server: str, percent: int) -> None:
+        """Give `server` a share of its weight; raise BalancerError or LeaseLost."""
+        await self._steer(lambda: self._balancer.set_weight(server, percent))
+
+    async def cut(self, server: str) -> None:
+        """End the sessions of `server`; raise BalancerError or LeaseLost."""
+        await self._steer(lambda: self._balancer.cut(server))
+
+    def want_out(self, server: str) -> None:
+        """Want `server` out, be it as it was left by whoever drove the deployment before."""
+        self._in.discard(server)
+        self._out.add(server)
+
+    def want_in(self, server: str) -> None:
+        """Want `server` in rotation, be it as it was left by whoever drove it before."""
+        self._out.discard(server)
+        self._in.add(server)
+
+    async def assert_again(self, report: BalancerReport) -> list[str]:
+        """Tell the balancer again what `report` shows otherwise than it should be; return what.
+
+        First who is to get no traffic. One that somebody has put into maintenance stays there,
+        and one that is told something at this moment is left to the next look, as is what
+        fails; raises BalancerError then, or LeaseLost.
+        """
+        told: list[str] = []
+        for wanted, wrong, steer in (
+            (self._out, ServerState.READY, self._balancer.drain),
+            (self._in, ServerState.DRAIN, self._balancer.ready),
+        ):
+            for server in [one for one in report.servers if report.servers[one].state is wrong]:
+                if server in wanted and not self._turns[server].locked():
+                    async with self._turns[server]:
+                        await self._steer_once(partial(steer, server))
+                    told.append(server)
+        return told
+
+    async def _steer(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Do what changes the balancer, again while it is out of reach."""
+        await persist(lambda: self._steer_once(call))
+
+    async def _steer_once(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Do what changes the balancer: only while the lease outlives the call."""
+        await self._lease.hold(BALANCER_DEADLINE)
+        await bounded(call)
+
+
+async def run_driver(ports: Ports, name: str, timeout: float, call: DriverCall) -> None:
+    """Await a driver's `call`, recording its output meanwhile; ended with it if cancelled.
+
+    Raises DriverError, TimeoutError after `timeout` seconds, CutShort once the lease is held
+    again where it ran low, or LeaseLost.
+    """
+    if ports.lease.left() >= DRIVER_NEEDS:
+        async with asyncio.timeout(timeout):
+            if await _came_to_its_end(ports, name, call):
+                return
+    await ports.lease.hold(DRIVER_NEEDS)
+    await ports.journal.note(
+        f"{name}: the worker could not renew its hold on the deployment in time, so the driver "
+        "was not left running; this step begins anew.",
+        name,
+    )
+    raise CutShort
+
+
+async def _came_to_its_end(ports: Ports, name: str, call: DriverCall) -> bool:
+    """Run a driver's `call`; return False where it had to be ended because of the lease."""
     written: list[str] = []
 
     async def flush() -> None:
@@ -80,8 +205,8 @@ async def run_driver(
 
     task = asyncio.ensure_future(call(written.append))
     try:
-        while not task.done():
-            await asyncio.wait({task}, timeout=OUTPUT_INTERVAL)
+        while not task.done() and (spare := ports.lease.left() - DRIVER_ENDS_BELOW) > 0:
+            await asyncio.wait({task}, timeout=min(OUTPUT_INTERVAL, spare))
             await flush()
     finally:
         if not task.done():
@@ -89,16 +214,29 @@ async def run_driver(
             await asyncio.wait({task})
         if task.cancelled():
             await flush()
-    await task
+        else:
+            task.exception()  # heard, though a caller that is cancelled passes nothing on
+    if task.cancelled():
+        return False
+    task.result()
+    return True
 
 
 class Change:
     """One target on its way to `version`."""
 
     def __init__(
-        self, ports: Ports, policy: Policy, target: Target, version: str, *, back: bool
+        self,
+        ports: Ports,
+        rotation: Rotation,
+        policy: Policy,
+        target: Target,
+        version: str,
+        *,
+        back: bool,
     ) -> None:
         self._ports = ports
+        self._rotation = rotation
         self._policy = policy
         self._target = target
         self._instance = target.instance
@@ -112,11 +250,10 @@ class Change:
         try:
             if not self._version:
                 raise HeldOut("its old version is not known, so there is no way back")
-            await self._take_out()
-            # On the way back an instance that was never given the new version keeps what it runs.
-            if not self._back or self._target.touched:
-                await self._update()
-            await self._put_back(await self._verify())
+            while not await self._arrive():
+                pass
+        except Interrupted:
+            return  # the wish that came between decides what becomes of the target
         except (HeldOut, BalancerError) as error:
             await self._ports.journal.target(
                 self._name,
@@ -126,8 +263,29 @@ class Change:
                 soon=True,
             )
 
+    async def _arrive(self) -> bool:
+        """Go the whole way; return False where it was cut short and has to be gone again."""
+        await self._take_out()
+        try:
+            if not self._has_version():
+                await self._update()
+        except CutShort:
+            return False
+        await self._put_back(await self._verify())
+        return True
+
+    def _has_version(self) -> bool:
+        """Whether the target is known to have the version, and only has to be verified.
+
+        So it is on the way back with one that was never given the new version, and with one
+        whose update an earlier owner of the deployment saw come to its end.
+        """
+        untouched = self._back and not self._target.touched
+        checked = self._target.status is TargetStatus.HEALTH_CHECKING
+        return untouched or (checked and self._target.returning == self._back)
+
     async def _look(self) -> Server:
-        report = await persist(self._ports.balancer.report)
+        report = await self._rotation.report()
         try:
             return report.servers[self._server]
         except KeyError:
@@ -138,23 +296,32 @@ class Change:
         await self._ports.journal.target(
             self._name, TargetStatus.DRAINING, f"Draining {self._name}."
         )
-        await persist(lambda: self._ports.balancer.drain(self._server))
+        await self._rotation.take_out(self._server)
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._policy.drain_timeout
-        told = 0
-        while (sessions := (await self._look()).sessions) > 0:
-            if loop.time() >= deadline:
+        since = loop.time()
+        deadline = since + self._policy.drain_timeout
+        told, cut = 0, False
+        while (server := await self._look()).state is ServerState.READY or server.sessions > 0:
+            sessions = server.sessions
+            if server.state is ServerState.READY:
+                await self._rotation.take_out(self._server)  # it forgot between the two answers
+            elif cut:
+                return  # clients with a sticky cookie may come back to it
+            elif loop.time() >= deadline:
                 await self._ports.journal.note(
                     f"{self._name}: {sessions} sessions still open after "
                     f"{self._policy.drain_timeout:g} s (drain_timeout), cutting them.",
                     self._name,
                 )
-                await persist(lambda: self._ports.balancer.cut(self._server))
-                return
+                await self._rotation.cut(self._server)
+                cut = True
+                continue
             if sessions != told:
                 told = sessions
                 await self._ports.journal.sessions(self._name, sessions)
-            await asyncio.sleep(min(SESSIONS_INTERVAL, max(0.0, deadline - loop.time())))
+            soon = max(SESSIONS_FIRST, SESSIONS_GROWTH * (loop.time() - since))
+            left = max(0.0, deadline - loop.time())
+            await asyncio.sleep(min(soon, SESSIONS_LONGEST, left))
 
     async def _update(self) -> None:
         """Run the driver; what it leaves behind when it fails is asked of the instance."""
@@ -165,11 +332,14 @@ class Change:
             touched=not self._back,
         )
         driver, instance, version = self._ports.driver, self._instance, self._version
+        left = self._ports.lease.left
         try:
-            async with asyncio.timeout(self._policy.update_timeout):
-                await run_driver(
-                    self._ports, self._name, lambda output: driver.update(instance, version, output)
-                )
+            await run_driver(
+                self._ports,
+                self._name,
+                self._policy.update_timeout,
+                lambda output: driver.update(instance, version, output, left),
+            )
         except TimeoutError:
             why = f"the update took longer than {self._policy.update_timeout:g} s (update_timeout)"
         except DriverError as error:
@@ -213,16 +383,13 @@ class Change:
         """Return into rotation, confirmed by the balancer, the weight ramped if asked for."""
         ramp = self._policy.slow_start
         if ramp:
-            await persist(lambda: self._ports.balancer.set_weight(self._server, 1))
-        await persist(lambda: self._ports.balancer.ready(self._server))
+            await self._rotation.set_weight(self._server, 1)
+        await self._rotation.put_back(self._server)
         if ramp:
             for step in range(1, SLOW_START_STEPS + 1):
                 await asyncio.sleep(ramp / SLOW_START_STEPS)
-                percent = 100 * step // SLOW_START_STEPS
-                await persist(lambda p=percent: self._ports.balancer.set_weight(self._server, p))  # type: ignore[misc]
-        server = await self._look()
-        if not server.serving:
-            raise HeldOut(f"the balancer does not send it traffic ({server.state})")
+                await self._rotation.set_weight(self._server, 100 * step // SLOW_START_STEPS)
+        await self._see_it_serve()
         status = TargetStatus.ROLLED_BACK if self._back else TargetStatus.HEALTHY
         await self._ports.journal.target(
             self._name,
@@ -231,3 +398,14 @@ class Change:
             version=self._version,
             soon=True,
         )
+
+    async def _see_it_serve(self) -> None:
+        """Put it back again where a balancer that was restarted came back with an older state."""
+        for _ in range(PUT_BACK_AGAIN):
+            server = await self._look()
+            if server.serving:
+                return
+            if server.state is not ServerState.DRAIN:
+                break
+            await self._rotation.put_back(self._server)
+        raise HeldOut(f"the balancer does not send it traffic ({server.state})")

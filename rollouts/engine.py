@@ -4,64 +4,86 @@ what happened, and reads again. It holds nothing that it could not read again.
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
 
 from rollouts import planning, verdicts
-from rollouts.change import Change, Ports, persist, run_driver
+from rollouts.change import Change, CutShort, Ports, Rotation, bounded, persist, run_driver
+from rollouts.facts import BalancerReport, Pause, Prepare, Rollout, Step, Target
 from rollouts.facts import Change as ChangeStep
-from rollouts.facts import Pause, Prepare, Rollout, Step
-from rollouts.ports import BalancerError, DriverError
-from rollouts.states import IN_FLIGHT, TERMINAL, DeploymentStatus, IllegalMove, TargetStatus
+from rollouts.policy import Policy
+from rollouts.ports import BalancerError, DriverError, Interrupted
+from rollouts.states import (
+    IN_FLIGHT,
+    SERVING,
+    TERMINAL,
+    DeploymentStatus,
+    IllegalMove,
+    TargetStatus,
+)
 
 WATCH_INTERVAL = 0.5  # seconds between two looks for a wish while something is under way
+BALANCER_INTERVAL = 0.5  # seconds between two looks whether the balancer forgot anything
 TRAFFIC_INTERVAL = 2.0  # seconds between two records of what clients got
+PARKED_FROM = 5.0  # seconds; for a longer wait the worker is given back
 PREPARED_AT_ONCE = 20  # instances
 
 Tasks = dict[str, asyncio.Task[None]]
 
 
 class Engine:
-    """Drives one deployment to its end, or until it is cancelled as a task."""
+    """Drives one deployment to its end, until it is parked, or until it is cancelled as a task."""
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
         self._journal = ports.journal
-        self._unhealthy: frozenset[str] = frozenset()
+        self._rotation = Rotation(ports.balancer, ports.lease)
+        self._unhealthy: frozenset[str] | None = None  # not known yet
+        self._following: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
-        """Go on from what is stored until the deployment has ended."""
+        """Go on from what is stored until the deployment has ended or is parked.
+
+        Raises LeaseLost as soon as another owner drives it; what was under way is ended then.
+        """
         rollout = await self._journal.read()
         if rollout.status in TERMINAL:
             return
-        await self._survey(rollout)
-        traffic = asyncio.create_task(self._follow_traffic())
+        for target in rollout.targets:
+            if target.kept_out:
+                self._rotation.want_out(target.instance.server)
+            elif target.status in SERVING:
+                self._rotation.want_in(target.instance.server)
+        self._follow()
         try:
             while await self._advance_unless_ended():
                 pass
         finally:
-            traffic.cancel()
-            await asyncio.gather(traffic, return_exceptions=True)
+            await _end(self._following)
 
     async def _advance_unless_ended(self) -> bool:
-        """Advance; a deployment that was cancelled between read and write is no error."""
+        """Advance; a deployment that a person ended between read and write is no error."""
         try:
             return await self._advance()
+        except Interrupted:
+            return True
         except IllegalMove:
             if (await self._journal.read()).status not in TERMINAL:
                 raise
             return False
 
     async def _advance(self) -> bool:
-        """Do what is next; return False once the deployment has ended."""
+        """Do what is next; return False once the deployment has ended or is parked."""
         rollout = await self._journal.read()
         match verdicts.decide(rollout, self._ports.clock.now()):
             case verdicts.Ended():
                 return False
+            case verdicts.Hold(until):
+                return not await self._wait_or_park(rollout, until)
             case verdicts.Begin(reason):
                 await self._begin(rollout, reason)
             case verdicts.Take(cursor, step):
                 await self._take(rollout, cursor, step)
-            case verdicts.Hold():
-                await asyncio.sleep(WATCH_INTERVAL)
             case verdicts.MoveTo(status, reason):
                 await self._journal.move(status, reason)
             case verdicts.GoBack(everything, ends_as, reason):
@@ -71,20 +93,51 @@ class Engine:
                 await self._finish(rollout, status, reason)
         return True
 
-    async def _survey(self, rollout: Rollout) -> None:
-        """Ask the instances that were not changed yet whether they are well."""
-        waiting = [t for t in rollout.targets if t.status is TargetStatus.PENDING]
-        answers = await asyncio.gather(*(self._ports.probe.ask(t.instance) for t in waiting))
-        self._unhealthy = frozenset(
-            target.instance.name
-            for target, answer in zip(waiting, answers, strict=True)
-            if not answer.ok
+    async def _surveyed(self, rollout: Rollout) -> frozenset[str] | None:
+        """Return which instances that were not changed yet are unhealthy, asked where not known.
+
+        Returns None where a wish comes between.
+        """
+        if self._unhealthy is None:
+            waiting = [one for one in rollout.targets if one.status is TargetStatus.PENDING]
+            survey = asyncio.create_task(self._sick(waiting, rollout.policy))
+            try:
+                while not survey.done():
+                    await asyncio.wait({survey}, timeout=WATCH_INTERVAL)
+                    if not survey.done() and await self._going_on() is None:
+                        return None
+            finally:
+                await _end([survey])
+            self._unhealthy = survey.result()
+        return self._unhealthy
+
+    async def _sick(self, targets: Iterable[Target], policy: Policy) -> frozenset[str]:
+        """Ask instances that are not being changed whether they are well; return who is not.
+
+        As after an update, so many bad answers in a row are needed as the policy says.
+        """
+
+        async def well(target: Target) -> bool:
+            for attempt in range(policy.health_check_retries):
+                if attempt:
+                    await asyncio.sleep(policy.health_check_interval)
+                if (await self._ports.probe.ask(target.instance)).ok:
+                    return True
+            return False
+
+        asked = list(targets)
+        answers = await asyncio.gather(*(well(target) for target in asked))
+        return frozenset(
+            one.instance.name for one, is_well in zip(asked, answers, strict=True) if not is_well
         )
 
     async def _begin(self, rollout: Rollout, reason: str) -> None:
         """Start, unless inventory and balancer disagree."""
+        unhealthy = await self._surveyed(rollout)
+        if unhealthy is None:
+            return
         try:
-            report = await persist(self._ports.balancer.report)
+            report = await self._rotation.report()
         except BalancerError as error:
             await self._journal.move(
                 DeploymentStatus.FAILED,
@@ -102,41 +155,49 @@ class Engine:
             return
         await self._journal.move(DeploymentStatus.IN_PROGRESS, reason)
         await self._journal.traffic(report)
-        if self._unhealthy:
-            names = planning.names(sorted(self._unhealthy))
+        if unhealthy:
+            names = planning.names(sorted(unhealthy))
             await self._journal.note(f"Unhealthy before the start, counted as out: {names}.")
 
     async def _take(self, rollout: Rollout, cursor: int, step: Step) -> None:
         match step:
             case Prepare():
                 await self._prepare(rollout, cursor)
-            case Pause(seconds):
-                await self._pause(rollout, cursor, seconds)
+            case Pause(seconds) if rollout.waiting_until is None:
+                until = self._ports.clock.now() + seconds
+                words = f"Waiting {seconds:g} s before the next batch."
+                await self._journal.step(cursor, until, words)
+            case Pause():
+                await self._journal.step(cursor + 1, None, "The pause is over.")
             case ChangeStep():
                 await self._change(rollout, cursor, step)
 
-    async def _pause(self, rollout: Rollout, cursor: int, seconds: float) -> None:
-        now = self._ports.clock.now()
-        if rollout.waiting_until is None:
-            await self._journal.step(
-                cursor, now + seconds, f"Waiting {seconds:g} s before the next batch."
-            )
-        elif now >= rollout.waiting_until:
-            await self._journal.step(cursor + 1, None, "The pause is over.")
-        else:
-            await asyncio.sleep(min(WATCH_INTERVAL, rollout.waiting_until - now))
+    async def _wait_or_park(self, rollout: Rollout, until: float | None) -> bool:
+        """Wait for a moment, or give the deployment up for a long wait; return whether it was."""
+        left = None if until is None else until - self._ports.clock.now()
+        if left is None or left > PARKED_FROM:
+            return await self._journal.park(until, rollout.wish)
+        await asyncio.sleep(min(WATCH_INTERVAL, max(left, 0)))
+        return False
 
     async def _prepare(self, rollout: Rollout, cursor: int) -> None:
         """Have the driver fetch the version everywhere; a failure touches nothing."""
         places = asyncio.Semaphore(PREPARED_AT_ONCE)
-        driver = self._ports.driver
+        driver, left = self._ports.driver, self._ports.lease.left
+        timeout = rollout.policy.update_timeout
 
         async def prepare(name: str) -> None:
             instance, version = rollout.target(name).instance, rollout.version
-            async with places, asyncio.timeout(rollout.policy.update_timeout):
-                await run_driver(
-                    self._ports, name, lambda output: driver.prepare(instance, version, output)
-                )
+            while True:
+                with suppress(CutShort):
+                    async with places:
+                        await run_driver(
+                            self._ports,
+                            name,
+                            timeout,
+                            lambda output: driver.prepare(instance, version, output, left),
+                        )
+                    return
 
         tasks: Tasks = {
             target.instance.name: asyncio.create_task(prepare(target.instance.name))
@@ -152,7 +213,7 @@ class Engine:
         for name, task in tasks.items():
             error = task.exception()
             if isinstance(error, DriverError | TimeoutError):
-                why = str(error) or f"longer than {rollout.policy.update_timeout:g} s"
+                why = str(error) or f"longer than {timeout:g} s"
                 await self._journal.move(
                     DeploymentStatus.FAILED,
                     f"Nothing was touched: {name} could not be prepared: {why}.",
@@ -192,28 +253,41 @@ class Engine:
 
         What was just admitted is counted as out at once: its drain may not be stored yet.
         """
-        report = await persist(self._ports.balancer.report)
-        cured = {
-            target.instance.name
-            for target in rollout.targets
-            if target.status in {TargetStatus.HEALTHY, TargetStatus.ROLLED_BACK}
+        surveyed = await self._surveyed(rollout)
+        if surveyed is None:
+            return told
+        try:
+            report = await bounded(self._ports.balancer.report)
+        except BalancerError as error:
+            why = f"waiting for the balancer, which does not tell who serves: {error}"
+            return await self._tell_once(why, told)
+        unhealthy = self._unhealthy = surveyed - {
+            target.instance.name for target in rollout.targets if target.status in SERVING
         }
-        out = planning.out_now(rollout, report, self._unhealthy - cured) | tasks.keys()
-        admitted, why = verdicts.room(rollout, waiting, out)
+        down = planning.down_now(rollout, report, unhealthy)
+        out = planning.out_now(rollout, down) | tasks.keys()
+        admitted, why = verdicts.room(rollout, waiting, out, down)
         for name in admitted:
             target = rollout.target(name)
             change = Change(
                 self._ports,
+                self._rotation,
                 rollout.policy,
                 target,
                 rollout.wanted(target),
                 back=rollout.going_back,
             )
             tasks[name] = asyncio.create_task(change.run())
-        if why and not tasks and why != told:
+        if not why or tasks:
+            return told
+        self._unhealthy = None  # who is well by now must not keep everybody waiting
+        return await self._tell_once(why, told)
+
+    async def _tell_once(self, why: str, told: str) -> str:
+        """Say why nothing goes on, unless that was `told` last; return what was."""
+        if why != told:
             await self._journal.note(why[0].upper() + why[1:] + ".")
-            return why
-        return told
+        return why
 
     async def _wait(self, tasks: Tasks) -> None:
         """Wait until a task ends, or until it is time to look for a wish."""
@@ -237,29 +311,53 @@ class Engine:
                 await self._journal.target(
                     name, TargetStatus.FAILED, f"{name} is held out: {why}.", error=why
                 )
-        await self._record_traffic()
-        await self._journal.move(status, reason)
-
-    async def _follow_traffic(self) -> None:
-        while True:
-            await asyncio.sleep(TRAFFIC_INTERVAL)
-            await self._record_traffic()
-
-    async def _record_traffic(self) -> None:
+                # Whoever was to drain it may have died before.
+                self._rotation.want_out(target.instance.server)
+        await _end(self._following)  # what it is telling the balancer is told by the last look
+        await self._look_last()
         try:
-            report = await self._ports.balancer.report()
-        except BalancerError:
-            return  # news, not truth: the next report counts on
-        await self._journal.traffic(report)
+            await self._journal.move(status, reason)
+        except Interrupted:
+            self._follow()
+            raise
+
+    def _follow(self) -> None:
+        self._following = [asyncio.create_task(self._follow_balancer())]
+
+    async def _follow_balancer(self) -> None:
+        """Look again and again: tell the balancer what it forgot, record what clients got."""
+        loop = asyncio.get_running_loop()
+        recorded = loop.time()
+        while True:
+            await asyncio.sleep(BALANCER_INTERVAL)
+            with suppress(BalancerError):  # the next look may find it
+                report = await self._look()
+                if loop.time() - recorded >= TRAFFIC_INTERVAL:
+                    recorded = loop.time()
+                    await self._journal.traffic(report)
+
+    async def _look(self) -> BalancerReport:
+        """Return what the balancer says, told again what it forgot; raise BalancerError."""
+        report = await bounded(self._ports.balancer.report)
+        if told := await self._rotation.assert_again(report):
+            names = planning.names(told)
+            await self._journal.note(
+                f"The balancer no longer had {names} as it was told: told again."
+            )
+        return report
+
+    async def _look_last(self) -> None:
+        """Leave the balancer knowing who serves and who is held out, where it can be reached."""
+        with suppress(BalancerError):
+            await self._journal.traffic(await persist(self._look))
 
 
-async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel what still runs, and wait until it has ended what it began."""
-    running = [task for task in tasks if not task.done()]
+    running = list(tasks)
     for task in running:
         task.cancel()
-    if running:
-        await asyncio.wait(running)
+    await asyncio.gather(*running, return_exceptions=True)
 
 
 def _batch_words(rollout: Rollout, step: ChangeStep) -> str:

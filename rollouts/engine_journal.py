@@ -1,17 +1,31 @@
 """The journal of one deployment for the engine that drives it: `ports.Journal` in PostgreSQL."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from asgiref.sync import sync_to_async
 from django.utils import timezone
 
 from rollouts import facts, planning
-from rollouts.journal import Entry, changes, moment, move_target, set_status, writing
+from rollouts.journal import (
+    Entry,
+    changes,
+    end_lease,
+    extend_lease,
+    moment,
+    move_target,
+    set_status,
+    writing,
+)
+from rollouts.lease import Lease
 from rollouts.models import Deployment, HealthCheck, Instance, Service, Target
+from rollouts.ownership import AWAY, Claim, disconnect
 from rollouts.policy import Policy
+from rollouts.ports import LeaseLost
 from rollouts.snapshots import (
     CHECKS_SHOWN,
     Json,
@@ -22,8 +36,14 @@ from rollouts.snapshots import (
 )
 from rollouts.states import DeploymentStatus, TargetStatus
 
-Write = Callable[[Entry], None]
+log = logging.getLogger(__name__)
 
+Write = Callable[[Entry], None]
+R = TypeVar("R")
+
+# While PostgreSQL is away, or the connection to it is lost: seconds between two tries, and how
+# long it is tried; then the deployment is left to a successor.
+AGAIN_FIRST, AGAIN_LONGEST, AGAIN_FOR = 0.1, 2.0, 600.0
 OUTPUT_KEPT = 16_384  # characters of a driver's output in one event
 
 
@@ -56,11 +76,15 @@ class DjangoJournal:
     Writes are committed in the order in which they were asked for, in one thread. What waits
     while a transaction is under way shares the next one, so that many instances changed at the
     same time cost few commits (group commit, as databases do it). A write whose caller was
-    cancelled is committed all the same.
+    cancelled is committed all the same. Where the connection is lost a write is tried again
+    until it is committed, once. Each commit renews the lease.
     """
 
-    def __init__(self, deployment_id: str) -> None:
-        self.id = deployment_id
+    def __init__(self, claim: Claim, lease: Lease) -> None:
+        self.id = claim.deployment_id
+        self._epoch = claim.epoch
+        self._lease = lease
+        self._written: int | None = None  # number of the last transaction of an owner
         self._rows: _Rows | None = None
         self._waiting: list[tuple[Write, asyncio.Future[None]]] = []
         self._writer: asyncio.Task[None] | None = None
@@ -68,7 +92,21 @@ class DjangoJournal:
 
     async def read(self) -> facts.Rollout:
         await self.settle()
-        return await sync_to_async(self._read)()
+        return await self._surely(self._read)
+
+    async def park(self, until: float | None, seen: facts.Wish | None) -> bool:
+        parked = False
+
+        def write(entry: Entry) -> None:
+            nonlocal parked
+            deployment = entry.deployment
+            parked = deployment.wish == (seen or "")
+            if parked:
+                deployment.due_at = moment(until)
+                end_lease(deployment)
+
+        await self._write(write)
+        return parked
 
     async def move(self, status: DeploymentStatus, reason: str) -> None:
         def write(entry: Entry) -> None:
@@ -207,7 +245,10 @@ class DjangoJournal:
         while self._waiting:
             group, self._waiting = self._waiting, []
             try:
-                await sync_to_async(self._commit)([write for write, _ in group])
+                await self._commit([write for write, _ in group])
+            except (*AWAY, LeaseLost) as error:
+                for _, written in group:
+                    _fail(written, error)
             except Exception:
                 # One of them spoils the transaction of all: each alone, to tell which.
                 for one in group:
@@ -219,28 +260,69 @@ class DjangoJournal:
 
     async def _write_alone(self, write: Write, written: asyncio.Future[None]) -> None:
         try:
-            await sync_to_async(self._commit)([write])
+            await self._commit([write])
         except Exception as error:
-            if not written.done():
-                written.set_exception(error)
+            _fail(written, error)
         else:
             if not written.done():
                 written.set_result(None)
 
+    async def _commit(self, writes: Sequence[Write]) -> None:
+        """Commit `writes` as one transaction, once, however often it has to be tried."""
+        if self._written is None:
+            self._written = await self._surely(self._last_written)
+        number = self._written + 1
+        asked_at = await self._surely(lambda: self._commit_once(writes, number))
+        self._written = number
+        self._lease.extended(asked_at)
+
+    async def _surely(self, call: Callable[[], R]) -> R:
+        """Return what `call` reads or commits, tried again while PostgreSQL is away."""
+        loop = asyncio.get_running_loop()
+        since, delay = loop.time(), AGAIN_FIRST
+        while True:
+            try:
+                return await sync_to_async(call)()
+            except AWAY as error:
+                if loop.time() - since > AGAIN_FOR:
+                    raise
+                log.warning("%s: PostgreSQL is asked again: %s", self.id, error)
+                await disconnect()
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, AGAIN_LONGEST)
+
+    def _last_written(self) -> int:
+        return Deployment.objects.values_list("write_number", flat=True).get(pk=self.id)
+
     def _read(self) -> facts.Rollout:
         deployment = Deployment.objects.get(pk=self.id)
+        if deployment.epoch != self._epoch:
+            raise self._lease.lost()
         deployment.service = self._held().service
         return rollout_of(deployment, self._held().targets.values())
 
-    def _commit(self, writes: Sequence[Write]) -> None:
+    def _commit_once(self, writes: Sequence[Write], number: int) -> float:
+        """Return from when on the lease is extended; raise what a write runs into."""
+        asked_at = self._lease.now()
         try:
-            with writing(self.id) as entry:
-                entry.deployment.service = self._held().service
+            with writing(self.id, self._epoch) as entry:
+                deployment = entry.deployment
+                if deployment.write_number >= number:
+                    # An earlier try was committed, and only the answer was lost.
+                    self._rows = None
+                    return asked_at
+                deployment.service = self._held().service
+                deployment.write_number = number
+                if deployment.owner:
+                    extend_lease(deployment)
                 for write in writes:
                     write(entry)
-        except BaseException:
+        except BaseException as error:
             self._rows = None  # they may hold what was not committed
+            if isinstance(error, LeaseLost):
+                self._lease.lost()
             raise
+        return asked_at
 
     def _held(self) -> "_Rows":
         """Return the targets: read once, for nobody else writes them."""
@@ -252,6 +334,11 @@ class DjangoJournal:
                 latest_checks(self.id),
             )
         return self._rows
+
+
+def _fail(written: asyncio.Future[None], error: Exception) -> None:
+    if not written.done():
+        written.set_exception(error)
 
 
 @dataclass

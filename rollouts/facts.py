@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from rollouts.policy import Policy
-from rollouts.states import DeploymentStatus, TargetStatus
+from rollouts.states import IN_FLIGHT, DeploymentStatus, TargetStatus
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,37 @@ class Wish(StrEnum):
     RESUME = "resume"
     ROLL_BACK = "rollback"
 
+    @property
+    def ends(self) -> bool:
+        """Whether it asks for the end of the deployment, in whichever way."""
+        return self not in {Wish.PAUSE, Wish.RESUME}
+
+    def answered_by(self, status: DeploymentStatus) -> bool:
+        """Whether nothing is left to do for this wish once the deployment moves to `status`.
+
+        A wish to end it stays on record: the sentence at the end names who asked.
+        """
+        match self:
+            case Wish.PAUSE:
+                return status is not DeploymentStatus.IN_PROGRESS
+            case Wish.RESUME:
+                return status is not DeploymentStatus.PAUSED
+            case _:
+                return False
+
+
+class Waiting(StrEnum):
+    """What a deployment that is due, and that nobody drives, waits for."""
+
+    WORKER = "worker"
+    REDIS = "redis"
+
+    def words(self, started: bool) -> str:
+        """Return it as a sentence for people."""
+        if self is Waiting.WORKER:
+            return "Waiting for a worker: all are busy, or none is alive."
+        return f"Saved, {'goes on' if started else 'starts'} when Redis is back."
+
 
 @dataclass(frozen=True)
 class Target:
@@ -130,6 +161,11 @@ class Target:
     touched: bool = False
     returning: bool = False
     error: str = ""
+
+    @property
+    def kept_out(self) -> bool:
+        """Whether it must get no traffic: held out, or between two versions."""
+        return self.status is TargetStatus.FAILED or (self.touched and self.status in IN_FLIGHT)
 
 
 @dataclass(frozen=True)

@@ -5,30 +5,33 @@ The queue carries hints: what a job does is decided by what PostgreSQL holds whe
 
 import asyncio
 import logging
+import secrets
+import signal
 import time
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import django_rq
+from asgiref.sync import sync_to_async
 from django.conf import settings
-from django.db import connection
 from redis.exceptions import RedisError
 
-from rollouts import balancers, drivers, journal
+from rollouts import balancers, drivers, journal, ownership
 from rollouts.change import Ports
 from rollouts.engine import Engine
 from rollouts.engine_journal import DjangoJournal
 from rollouts.facts import Instance
+from rollouts.lease import Lease
 from rollouts.models import Deployment, Service
 from rollouts.policy import Policy, parse
+from rollouts.ports import LeaseLost
 from rollouts.probes import HttpProbe, refuse_host, version_source
 
 log = logging.getLogger(__name__)
 
 QUEUE = "default"
-LOCK_SPACE = 0x10C6  # keeps our advisory locks apart from anybody else's
+FAILED_KEPT = 3600  # seconds that the queue remembers a job that broke
+AGAIN_AFTER = 10.0  # seconds until a deployment whose job broke is taken up again
 
 
 class WallClock:
@@ -67,53 +70,83 @@ async def warm_up() -> None:
 
 def enqueue(deployment_id: str) -> bool:
     """Give a worker the hint to drive the deployment; return whether the queue took it."""
+    job_id = f"{deployment_id}-{secrets.token_hex(4)}"
     try:
-        django_rq.get_queue(QUEUE).enqueue(drive, deployment_id, result_ttl=0)
-    except RedisError as error:
+        django_rq.get_queue(QUEUE).enqueue(
+            drive, deployment_id, job_id=job_id, result_ttl=0, failure_ttl=FAILED_KEPT
+        )
+    except (RedisError, OSError) as error:
         log.warning("%s is saved, but the queue is out of reach: %s", deployment_id, error)
         return False
     return True
 
 
+def enqueued() -> set[str]:
+    """Return the deployments that the queue holds a hint for; raise RedisError or OSError."""
+    return {job_id.rpartition("-")[0] for job_id in django_rq.get_queue(QUEUE).get_job_ids()}
+
+
 def drive(deployment_id: str) -> None:
-    """Drive the deployment to its end; do nothing where somebody else does."""
-    with _driving(deployment_id) as mine:
-        if mine:
-            asyncio.run(_drive(deployment_id))
-        else:
-            log.info("%s is driven by another worker already", deployment_id)
-    for flush in journal.flushes:
-        flush()
+    """Drive the deployment until it ends or is parked; do nothing where it wants no owner."""
+    try:
+        claimed = ownership.claim(deployment_id, ownership.owner_name())
+    except Deployment.DoesNotExist:
+        claimed = None
+    if claimed is None:
+        log.info("%s wants no worker now", deployment_id)
+        return
+    try:
+        asyncio.run(_drive(claimed))
+    finally:
+        for flush in journal.flushes:
+            flush()
 
 
-async def _drive(deployment_id: str) -> None:
-    deployment = await Deployment.objects.aget(pk=deployment_id)
+async def _drive(claimed: ownership.Claim) -> None:
+    """Drive what was claimed; at SIGTERM end what is under way and hand over at once."""
+    driving = asyncio.create_task(_drive_while_mine(claimed))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, driving.cancel)
+    try:
+        await driving
+    except LeaseLost as error:
+        log.warning("%s; nothing more is done here", error)
+    except asyncio.CancelledError:
+        told = f"Worker {claimed.owner} was told to stop and hands over."
+        if await sync_to_async(ownership.give_back)(claimed, told):
+            enqueue(claimed.deployment_id)
+    except Exception as error:
+        log.exception("%s: driving it broke", claimed.deployment_id)
+        told = (
+            f"Worker {claimed.owner} ran into an error ({type(error).__name__}: {error}); "
+            f"it is taken up again in {AGAIN_AFTER:g} s."
+        )
+        await sync_to_async(ownership.give_back)(claimed, told, AGAIN_AFTER)
+        raise
+
+
+async def _drive_while_mine(claimed: ownership.Claim) -> None:
+    """Run the engine as long as the lease is kept; raise LeaseLost when it is not."""
+    deployment = await Deployment.objects.aget(pk=claimed.deployment_id)
     policy = Policy(**deployment.policy)
     adapters = deployment.adapters
+    lease = Lease(claimed.deployment_id, claimed.asked_at)
     async with probe_of(adapters, policy) as probe:
         ports = Ports(
-            journal=DjangoJournal(deployment_id),
+            journal=DjangoJournal(claimed, lease),
             balancer=balancers.make(adapters["balancer"]),
             driver=drivers.make(adapters["driver"]),
             probe=probe,
             clock=WallClock(),
+            lease=lease,
         )
-        await Engine(ports).run()
-
-
-@contextmanager
-def _driving(deployment_id: str) -> Iterator[bool]:
-    """Hold the advisory lock of the deployment; yield whether it was free.
-
-    It is held on this thread's own connection, apart from the journal's, and is free again
-    as soon as this process is gone.
-    """
-    key = zlib.crc32(deployment_id.encode()) - 2**31
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", [LOCK_SPACE, key])
-        mine = bool(cursor.fetchone()[0])
+        running = asyncio.create_task(Engine(ports).run())
+        keeping = asyncio.create_task(lease.keep(lambda: ownership.renew(claimed)))
         try:
-            yield mine
+            await asyncio.wait({running, keeping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            if mine:
-                cursor.execute("SELECT pg_advisory_unlock(%s, %s)", [LOCK_SPACE, key])
+            for task in (running, keeping):
+                task.cancel()
+            await asyncio.wait({running, keeping})
+        for task in (running, keeping):
+            if not task.cancelled():
+                task.result()

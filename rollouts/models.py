@@ -4,6 +4,7 @@ Nothing here acts: a status is written by `journal.py` alone.
 """
 
 import secrets
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -40,12 +41,8 @@ def protect_while_deploying(
     collector: Any, field: Any, sub_objs: models.QuerySet[Any], using: str
 ) -> None:
     """on_delete: refuse while an active deployment needs the row, else keep history without it."""
-    held = [
-        target
-        for target in sub_objs
-        if isinstance(target, Target) and target.deployment.status in ACTIVE_VALUES
-    ]
-    if held:
+    active = Target.objects.filter(deployment__status__in=ACTIVE_VALUES)
+    if held := active.filter(pk__in=[target.pk for target in sub_objs]):
         raise models.ProtectedError(f"{held[0].deployment_id} is running and needs it.", set(held))
     models.SET_NULL(collector, field, sub_objs, using)
 
@@ -200,6 +197,17 @@ class Deployment(models.Model):
     cursor = models.PositiveIntegerField(default=0)
     waiting_until = models.DateTimeField(null=True)
     progress_at = models.DateTimeField(default=timezone.now)
+    owner = models.CharField(max_length=80, blank=True, help_text="The process that drives it.")
+    epoch = models.PositiveIntegerField(default=0, help_text="Rises with each owner.")
+    lease_until = models.DateTimeField(null=True, help_text="Until then nobody else may drive it.")
+    heard_at = models.DateTimeField(null=True, help_text="When its owner was last heard of.")
+    write_number = models.PositiveIntegerField(
+        default=0, help_text="Counts the owners' transactions, so that none is done twice."
+    )
+    due_at = models.DateTimeField(
+        null=True, default=timezone.now, help_text="When it wants an owner, if it has none."
+    )
+    waiting_for = models.CharField(max_length=20, blank=True)
     wish = models.CharField(max_length=20, blank=True)
     wish_by = models.CharField(max_length=150, blank=True)
     traffic = models.JSONField(default=dict)
@@ -216,6 +224,8 @@ class Deployment(models.Model):
     started_at = models.DateTimeField(null=True)
     completed_at = models.DateTimeField(null=True)
     seq = models.PositiveIntegerField(default=0)
+
+    db_now: datetime  # the database's time; only where `journal.locked` asked for it
 
     class Meta:
         ordering = ["-created_at", "-id"]
@@ -240,7 +250,12 @@ class Deployment(models.Model):
                 name="deployment_completed_at_matches_status",
             ),
         ]
-        indexes = [models.Index(fields=["service", "-created_at"], name="deployment_history")]
+        indexes = [
+            models.Index(fields=["service", "-created_at"], name="deployment_history"),
+            models.Index(
+                fields=["due_at"], condition=Q(status__in=ACTIVE_VALUES), name="deployment_due"
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.id} ({self.service} to {self.version})"

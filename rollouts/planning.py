@@ -156,31 +156,50 @@ def expected_seconds(plan: Plan, policy: Policy, per_batch: float) -> float:
     return len(plan.batches) * (per_batch + policy.min_healthy_time + policy.slow_start) + pauses
 
 
-def out_now(rollout: Rollout, report: BalancerReport, unhealthy: Collection[str]) -> frozenset[str]:
-    """Return the names of the targets that count as out of rotation at this instant.
+def down_now(
+    rollout: Rollout, report: BalancerReport, unhealthy: Collection[str]
+) -> frozenset[str]:
+    """Return the names of the targets that serve nobody at this instant.
 
-    Out is what the balancer does not send requests to, what is being changed, what is held
-    out, and what was found unhealthy and not cured since (`unhealthy`).
+    These are those that the balancer sends no requests to, and those that were found unhealthy
+    and were not cured since (`unhealthy`).
     """
-    out = set()
+    down = set(unhealthy)
     for target in rollout.targets:
-        name = target.instance.name
         server = report.servers.get(target.instance.server)
-        changing = target.status in IN_FLIGHT or target.status is TargetStatus.FAILED
-        if changing or name in unhealthy or server is None or not server.serving:
-            out.add(name)
-    return frozenset(out)
+        if server is None or not server.serving:
+            down.add(target.instance.name)
+    return frozenset(down)
 
 
-def admit(waiting: Sequence[str], out: Collection[str], limit: int) -> tuple[str, ...]:
+def out_now(rollout: Rollout, down: Collection[str]) -> frozenset[str]:
+    """Return the names of the targets that count as out: `down`, being changed, or held out."""
+    changing = {
+        target.instance.name
+        for target in rollout.targets
+        if target.status in IN_FLIGHT or target.status is TargetStatus.FAILED
+    }
+    return frozenset(changing | set(down))
+
+
+def admit(
+    waiting: Iterable[str], out: Collection[str], down: Collection[str], limit: int
+) -> tuple[str, ...]:
     """Return which of `waiting` may be taken out now (S1).
 
-    What is out already may always be changed; of the rest as many as keep the number of
-    those out at or below `limit`.
+    What is `down` may always be changed; of the rest as many as keep the number of those that
+    count as `out` at or below `limit`. One that counts as out may serve all the same, where
+    whoever began to change it died, or the balancer forgot.
     """
-    already = [name for name in waiting if name in out]
-    room = max(0, limit - len(out))
-    return (*already, *[name for name in waiting if name not in out][:room])
+    counted = set(out)
+    admitted: list[str] = []
+    for name in waiting:
+        if name in down:
+            admitted.append(name)
+        elif len(counted | {name}) <= limit:
+            counted.add(name)
+            admitted.append(name)
+    return tuple(admitted)
 
 
 def to_bring_back(rollout: Rollout, everything: bool) -> tuple[Target, ...]:

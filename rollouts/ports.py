@@ -7,7 +7,7 @@ began (a driver with all the children of its process) before it returns.
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from rollouts.facts import Answer, BalancerReport, Instance, Rollout, Step
+from rollouts.facts import Answer, BalancerReport, Instance, Rollout, Step, Wish
 from rollouts.states import DeploymentStatus, TargetStatus
 
 
@@ -21,6 +21,14 @@ class BalancerUnreachable(BalancerError):
 
 class DriverError(Exception):
     """The driver failed on an instance; the message says how, in words for the screen."""
+
+
+class LeaseLost(Exception):
+    """Another owner drives the deployment: nothing more may be done or written."""
+
+
+class Interrupted(Exception):
+    """A person asked for the end before this was written: it was not, and must not be done."""
 
 
 class Balancer(Protocol):
@@ -48,15 +56,30 @@ class Balancer(Protocol):
 
 
 class Driver(Protocol):
-    """Gives an instance a version. `output` takes text for the deployment's log."""
+    """Gives an instance a version. `output` takes text for the deployment's log.
+
+    `left` tells for how many seconds the caller is sure to own the deployment, again and again
+    as it is asked. What a driver began must not outlive the last word that it got: when the
+    caller is stopped or gone without a word, a successor may begin the same update anew.
+    """
 
     async def prepare(
-        self, instance: Instance, version: str, output: Callable[[str], None]
+        self,
+        instance: Instance,
+        version: str,
+        output: Callable[[str], None],
+        left: Callable[[], float],
     ) -> None:
         """Fetch what the update will need, changing nothing that runs; raise DriverError."""
         ...
 
-    async def update(self, instance: Instance, version: str, output: Callable[[str], None]) -> None:
+    async def update(
+        self,
+        instance: Instance,
+        version: str,
+        output: Callable[[str], None],
+        left: Callable[[], float],
+    ) -> None:
         """Make `instance` run `version`; return when that was done, raise DriverError if not."""
         ...
 
@@ -85,8 +108,27 @@ class Clock(Protocol):
         ...
 
 
+class Lease(Protocol):
+    """The right to act on one deployment, held for some seconds at a time and renewed meanwhile.
+
+    After Gray and Cheriton, "Leases: an efficient fault-tolerant mechanism for distributed file
+    cache consistency" (1989): a holder that can't renew stops by its own clock, before anybody
+    else may begin.
+    """
+
+    def left(self) -> float:
+        """Return the seconds for which it is sure to be held; 0 or less: it may be another's."""
+        ...
+
+    async def hold(self, seconds: float) -> None:
+        """Return once it is sure to outlive `seconds` from now; raise LeaseLost."""
+        ...
+
+
 class Journal(Protocol):
     """The only writer of a status: a change and its event are one transaction.
+
+    Every write holds only as long as its owner owns the deployment, and raises LeaseLost after.
 
     All is committed in the order of the calls. A call returns once its write is committed;
     those of `check`, `sessions`, `output` and `traffic`, which change no state, and of
@@ -95,11 +137,21 @@ class Journal(Protocol):
     """
 
     async def read(self) -> Rollout:
-        """Return the deployment as it is stored."""
+        """Return the deployment as it is stored; raise LeaseLost."""
+        ...
+
+    async def park(self, until: float | None, seen: Wish | None) -> bool:
+        """Give the deployment up until a time, or until a person asks for something.
+
+        Returns False, and gives up nothing, where another wish than the one `seen` is recorded.
+        """
         ...
 
     async def move(self, status: DeploymentStatus, reason: str) -> None:
-        """Move the deployment to `status`; `reason` is a sentence for people."""
+        """Move the deployment to `status`; `reason` is a sentence for people.
+
+        Raises Interrupted where it would be completed though a person asked for the end.
+        """
         ...
 
     async def begin_way_back(
@@ -123,7 +175,11 @@ class Journal(Protocol):
         version: str | None = None,
         soon: bool = False,
     ) -> None:
-        """Move one target; `version` is what was verified on the instance, if anything was."""
+        """Move one target; `version` is what was verified on the instance, if anything was.
+
+        Raises Interrupted where it would go on toward the new version though a person asked for
+        the end.
+        """
         ...
 
     async def check(self, name: str, answer: Answer, message: str) -> None:

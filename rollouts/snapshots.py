@@ -3,7 +3,7 @@
 It lives in the domain because the journal draws an event's patch from the same functions:
 a client that applies every patch holds what `snapshot` gives. How a patch applies: each
 top-level field is replaced, but for `targets`, which are matched by `instance`, each given
-field of a target being replaced.
+field of a target being replaced. The first event's patch is the whole snapshot.
 """
 
 from collections import defaultdict
@@ -52,6 +52,7 @@ def moving_fields(deployment: Deployment) -> Json:
         "traffic": deployment.traffic,
         "wish": deployment.wish,
         "wish_by": deployment.wish_by,
+        "waiting_for": deployment.waiting_for,
         "waiting_until": iso(deployment.waiting_until),
         "started_at": iso(deployment.started_at),
         "completed_at": iso(deployment.completed_at),
@@ -201,13 +202,17 @@ def event_fields(event: Event) -> Json:
 
 
 def apply(held: Json, events: Iterable[Json]) -> Json:
-    """Return the snapshot `held` with `events` applied in order, as every client does."""
+    """Return the snapshot `held` with `events` applied in order, as every client does.
+
+    Where nothing is held yet, `held` is empty and the events begin with the first.
+    """
     result = dict(held)
     for event in events:
         patch = dict(event["patch"])
-        changed = {target["instance"]: target for target in patch.pop("targets", [])}
+        changed = {target["instance"]: target for target in patch.get("targets", [])}
+        if "targets" in result:
+            patch["targets"] = [
+                {**target, **changed.get(target["instance"], {})} for target in result["targets"]
+            ]
         result.update(patch)
-        result["targets"] = [
-            {**target, **changed.get(target["instance"], {})} for target in result["targets"]
-        ]
     return result

@@ -63,6 +63,9 @@ ACTIVE = frozenset(DeploymentStatus) - TERMINAL
 # A target in one of these is between two whole states: no deployment may end with it.
 IN_FLIGHT = frozenset({T.DRAINING, T.UPDATING, T.HEALTH_CHECKING})
 
+# A target in one of these has been put back into rotation, verified.
+SERVING = frozenset({T.HEALTHY, T.ROLLED_BACK})
+
 
 class IllegalMove(Exception):
     """A status was asked to move where its state machine does not lead."""

@@ -138,9 +138,9 @@ class Take:
 
 @dataclass(frozen=True)
 class Hold:
-    """Wait for a person."""
+    """Wait until `until`, seconds since the epoch, or with None for a person alone."""
 
-    reason: str
+    until: float | None
 
 
 @dataclass(frozen=True)
@@ -189,9 +189,11 @@ def decide(rollout: Rollout, now: float) -> Decision:
     if rollout.status is D.PAUSED:
         if rollout.wish is Wish.RESUME:
             return MoveTo(D.IN_PROGRESS, f"Resumed by {rollout.wish_by}.")
-        return Hold("paused")
+        return Hold(None)
     if rollout.wish is Wish.PAUSE:
         return MoveTo(D.PAUSED, f"Paused by {rollout.wish_by}.")
+    if rollout.waiting_until is not None and now < rollout.waiting_until:
+        return Hold(rollout.waiting_until)
     if rollout.cursor < len(rollout.plan):
         return Take(rollout.cursor, rollout.plan[rollout.cursor])
     return _complete(rollout)
@@ -204,7 +206,7 @@ def interruption(rollout: Rollout, now: float) -> GoBack | Finish | None:
     """
     if rollout.going_back:
         return _stuck_back(rollout, now)
-    if rollout.wish in {Wish.CANCEL_STOP, Wish.CANCEL_ROLL_BACK, Wish.ROLL_BACK}:
+    if rollout.wish is not None and rollout.wish.ends:
         return _wished_end(rollout)
     if rollout.status is not D.IN_PROGRESS:
         return None
@@ -254,10 +256,10 @@ def _wished_end(rollout: Rollout) -> GoBack | Finish:
     ends_as = planning.ending(cancelled=rollout.wish is not Wish.ROLL_BACK)
     verb = "Stopped" if ends_as is D.CANCELLED else "Rolled back"
     back = planning.to_bring_back(rollout, everything)
-    if not any(target.touched for target in rollout.targets) and not back:
-        return Finish(ends_as, f"{verb} by {rollout.wish_by} before anything was touched.")
-    if not back:
-        return Finish(ends_as, f"{verb} by {rollout.wish_by}. {state_of(rollout)}")
+    if not back and ends_as is D.CANCELLED:
+        touched = any(target.touched for target in rollout.targets)
+        how = f". {state_of(rollout)}" if touched else " before anything was touched."
+        return Finish(ends_as, f"{verb} by {rollout.wish_by}{how}")
     what = "all" if everything else "what was under way"
     return GoBack(
         everything, ends_as, f"{verb} by {rollout.wish_by}: bringing {what} back ({len(back)})."
@@ -265,14 +267,9 @@ def _wished_end(rollout: Rollout) -> GoBack | Finish:
 
 
 def _stuck_back(rollout: Rollout, now: float) -> Finish | None:
-    """Return the end of a way back that waits for room and gets none.
-
-    What is in flight has deadlines of its own, so only a wait for others can last.
-    """
+    """Return the end of a way back on which nothing moves any more."""
     waits = rollout.cursor < len(rollout.steps)
     if not waits or not _overdue(rollout, now):
-        return None
-    if any(target.status in IN_FLIGHT for target in rollout.targets):
         return None
     left = [
         name
@@ -283,8 +280,8 @@ def _stuck_back(rollout: Rollout, now: float) -> Finish | None:
     ]
     return Finish(
         D.FAILED,
-        f"{rollout.reason} The way back found no room within max_unavailable for "
-        f"{rollout.policy.progress_deadline:g} s; still on {rollout.version}: "
+        f"{rollout.reason} The way back did not get on for "
+        f"{rollout.policy.progress_deadline:g} s (progress_deadline); not back: "
         f"{planning.names(left)}.",
     )
 
@@ -306,6 +303,8 @@ def _next_back(rollout: Rollout) -> Take | Finish:
     if rollout.ends_as is D.CANCELLED:
         return Finish(D.CANCELLED, f"Stopped by {rollout.wish_by}. {state_of(rollout)}")
     back = sum(target.status is T.ROLLED_BACK for target in rollout.targets)
+    if not back:
+        return Finish(D.ROLLED_BACK, f"{cause} Nothing had been touched.")
     plural = "instance is" if back == 1 else "instances are"
     return Finish(D.ROLLED_BACK, f"{cause} {back} {plural} verified back on the old version.")
 
@@ -337,11 +336,11 @@ def _half(target: Target) -> bool:
 
 
 def room(
-    rollout: Rollout, waiting: Sequence[str], out: Collection[str]
+    rollout: Rollout, waiting: Sequence[str], out: Collection[str], down: Collection[str]
 ) -> tuple[tuple[str, ...], str]:
     """Return which of `waiting` may be taken out now, and why the others wait."""
     limit = planning.limit_of(rollout.policy, len(rollout.targets))
-    admitted = planning.admit(waiting, out, limit)
+    admitted = planning.admit(waiting, out, down, limit)
     if admitted:
         return admitted, ""
     names = planning.names(sorted(out))

@@ -1,11 +1,31 @@
-"""What holds for every test: in CI a test that was skipped, but should have run, is a failure."""
+"""What holds for every test: who shares a process with whom where several run at once, and in CI
+a test that was skipped, but should have run, is a failure.
+"""
 
 import os
+from typing import Any
 
 import pytest
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 # A reason that begins so names something that a machine may honestly lack.
 OPTIONAL = "optional: "
+
+
+class ByPorts(LoadScopeScheduling):
+    """Keeps what takes the same ports in one process: all that run a whole demo, else a file.
+
+    The simulation takes none, and is spread over all processes.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith("tests/acceptance/"):
+            return "a whole demo"
+        return nodeid if nodeid.startswith("tests/simulation/") else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByPorts:
+    return ByPorts(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

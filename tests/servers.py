@@ -4,6 +4,7 @@ A test that needs the database asks for pytest-django's `db`; one that needs Red
 `redis_client`, which is empty; one that needs a balancer for `haproxy`.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -25,7 +26,9 @@ from dashboard.local.supervision import Supervisor, tail
 from tests.environment import FOLDER, PLACES
 
 PATIENCE = 30.0  # seconds for a server to answer
-BALANCER_PORTS = 17_000  # where free ports for balancers are looked for
+# Which of the processes that run tests at the same time this one is.
+SHARE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+BALANCER_PORTS = 17_000 + 50 * SHARE  # where free ports for balancers are looked for
 
 
 def until(condition: Callable[[], object], within: float = PATIENCE, what: str = "") -> None:

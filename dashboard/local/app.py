@@ -10,6 +10,8 @@ slower), `-flap` (/health is good and bad in turn), `-sticky` (one long request 
 20 s after a drain began).
 """
 
+import os
+import select
 import signal
 import socket
 import socketserver
@@ -18,7 +20,6 @@ import threading
 import time
 from collections.abc import Mapping
 from itertools import count
-from types import FrameType
 
 SLOW_START = 3.0  # seconds
 SLUGGISH = 0.3  # seconds
@@ -191,23 +192,26 @@ def main(arguments: list[str]) -> int:
     with open(options["--version-file"], encoding="utf-8") as file:  # noqa: PTH123 - pathlib is slow
         app = App(options["--name"], file.read().strip())
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        app.ending.set()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    # A pipe into which Python writes at once: the handler itself waits until the main thread
+    # returns from what it waits for, and never runs where the signal came just before that.
+    stopped, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     print(f"{app.name} starts with {app.version}", flush=True)
     if app.trouble == "crash":
         print("crash: ended at start", file=sys.stderr)
         return 1
-    if app.trouble == "slow" and app.ending.wait(SLOW_START):
+    if app.trouble == "slow" and any(select.select([stopped], [], [], SLOW_START)):
         return 0
     with Server(int(options["--port"]), app) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         if app.trouble == "sticky" and "--balancer" in options:
             arguments_of_holder = (app, options["--balancer"])
             threading.Thread(target=hold_one_request, args=arguments_of_holder, daemon=True).start()
-        app.ending.wait()
+        os.read(stopped, 1)
+        app.ending.set()
         server.socket.close()
         server.busy.wait(FINISH)
     return 0

@@ -1,4 +1,4 @@
-"""The application itself as supervised programs: the web and the workers."""
+"""The application itself as supervised programs: the web, dispatch and the workers."""
 
 import http.client
 import secrets
@@ -17,6 +17,7 @@ from dashboard.local.stack import LOOPBACK, Stack
 from dashboard.local.supervision import Program
 
 WEB = "web"
+DISPATCH = "dispatch"
 WORKERS = 2
 WEB_CONNECTIONS = 10  # as many backends of PostgreSQL; each worker has its own beside them
 ADMIN = "admin"
@@ -28,17 +29,19 @@ def worker_names() -> list[str]:
     return [f"worker-{number}" for number in range(1, WORKERS + 1)]
 
 
-def programs(port: int) -> list[Program]:
-    """Return the web on `port` and the workers; they stop in the reverse order.
-
-    What else the application is made of one day has its row here.
-    """
+def programs(places: Places, port: int) -> list[Program]:
+    """Return the web on `port`, dispatch and the workers; they stop in the reverse order."""
     python = sys.executable
     return [
         Program(
             WEB,
             (python, "-m", "daphne", "-b", LOOPBACK, "-p", str(port), "dashboard.asgi:application"),
             environment={"DATABASE_POOL": str(WEB_CONNECTIONS)},
+        ),
+        Program(
+            DISPATCH,
+            (python, "manage.py", "dispatch", "--alive", str(places.dispatch_alive)),
+            group="scheduler",
         ),
         *(
             # What a worker that is cut off leaves half done, its successor finishes.
@@ -67,9 +70,11 @@ def check_redis() -> None:
 
 
 def start(stack: Stack, port: int) -> None:
-    """Start web and workers, and wait until the web serves and the workers listen."""
-    stack.supervisor.launch(*worker_names())  # they load while the web does
+    """Start web, dispatch and workers, and wait until all of them do their work."""
+    stack.places.dispatch_alive.unlink(missing_ok=True)
+    stack.supervisor.launch(*worker_names(), DISPATCH)  # they load while the web does
     stack.start(WEB, lambda: serves(port), START_PATIENCE)
+    stack.supervisor.wait(DISPATCH, stack.places.dispatch_alive.exists, START_PATIENCE)
     for name in worker_names():
         stack.supervisor.wait(name, lambda: registered_workers() >= WORKERS, START_PATIENCE)
 

@@ -1,15 +1,19 @@
-"""Health checks of our containers: `compose_health.py web|worker|instance`, exit status 0 or 1."""
+"""Health checks of our containers: `compose_health.py NAME`, exit status 0 or 1."""
 
 import http.client
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 PATIENCE = 4.0  # seconds
-# An idle worker tells Redis every 405 s that it lives, one with a job every 30 s.
-SILENCE = timedelta(seconds=480)
+# An idle worker tells Redis every 15 s that it lives, one with a job every 30 s.
+SILENCE = timedelta(seconds=90)
+DISPATCH_SILENCE = 30.0  # seconds; it looks every second
+DISPATCH_ALIVE = Path("/tmp/dispatch.alive")  # noqa: S108 - of a container of its own
 
 
 def web(port: int = 8000) -> bool:
@@ -47,7 +51,20 @@ def worker() -> bool:
     return any(now - beat.replace(tzinfo=UTC) < SILENCE for beat in beats)
 
 
-CHECKS: Mapping[str, Callable[[], bool]] = {"web": web, "worker": worker, "instance": instance}
+def dispatch() -> bool:
+    """Whether dispatch has looked lately for what is due."""
+    try:
+        return time.time() - DISPATCH_ALIVE.stat().st_mtime < DISPATCH_SILENCE
+    except OSError:
+        return False
+
+
+CHECKS: Mapping[str, Callable[[], bool]] = {
+    "web": web,
+    "worker": worker,
+    "dispatch": dispatch,
+    "instance": instance,
+}
 
 
 def _status(port: int, path: str, host: str) -> int:

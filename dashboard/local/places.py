@@ -149,6 +149,11 @@ class Places:
         return self.runtime / "redis.sock"
 
     @property
+    def dispatch_alive(self) -> Path:
+        """Touched by dispatch after each of its looks."""
+        return self.runtime / "dispatch.alive"
+
+    @property
     def haproxy_config(self) -> Path:
         return self.data / "haproxy.cfg"
 

@@ -2,7 +2,8 @@
 
 The program is done when it exits. What it leaves running is left alone after a regular exit
 and must have redirected its output: the pipe is closed. When the call is cancelled, all that
-is still in the program's session is ended.
+is still in the program's group is ended; when the worker is gone, stopped for too long, or no
+longer the owner, that is killed.
 """
 
 import asyncio
@@ -15,8 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rollouts.adapters import SettingsError, wrong_keys
+from rollouts.drivers.leashed import Leashed
 from rollouts.drivers.output import LineSink
-from rollouts.drivers.process_group import end_group
 from rollouts.drivers.templates import check_arguments, fill, values
 from rollouts.facts import Instance
 from rollouts.ports import DriverError
@@ -67,57 +68,73 @@ class Command:
         return cls(raw["update"], raw.get("prepare", ()), raw.get("env"), raw.get("directory"))
 
     async def prepare(
-        self, instance: Instance, version: str, output: Callable[[str], None]
+        self,
+        instance: Instance,
+        version: str,
+        output: Callable[[str], None],
+        left: Callable[[], float],
     ) -> None:
         """Run the `prepare` command, where there is one; raise DriverError if it fails."""
         if self._prepare:
-            await self._run("prepare", fill(self._prepare, values(instance, version)), output)
+            arguments = fill(self._prepare, values(instance, version))
+            await self._run("prepare", arguments, output, left)
 
-    async def update(self, instance: Instance, version: str, output: Callable[[str], None]) -> None:
+    async def update(
+        self,
+        instance: Instance,
+        version: str,
+        output: Callable[[str], None],
+        left: Callable[[], float],
+    ) -> None:
         """Run the `update` command; raise DriverError if it fails or can't be started."""
-        await self._run("update", fill(self._update, values(instance, version)), output)
+        await self._run("update", fill(self._update, values(instance, version)), output, left)
 
-    async def _run(self, key: str, arguments: list[str], output: Callable[[str], None]) -> None:
+    async def _run(
+        self,
+        key: str,
+        arguments: list[str],
+        output: Callable[[str], None],
+        left: Callable[[], float],
+    ) -> None:
         sink = LineSink(output)
         async with _pipe() as (reader, write_end):
             with write_end:
-                process = await self._start(key, arguments, write_end)
+                program = await self._start(key, arguments, write_end, left)
             pump = asyncio.create_task(_pump(reader, sink))
-            try:
-                status = await process.wait()
-                await asyncio.wait({pump}, timeout=LINGER)
-            except asyncio.CancelledError:
-                await end_group(process)
-                raise
-            finally:
-                pump.cancel()
-                await asyncio.wait({pump})
-                sink.close()
+            with program:
+                try:
+                    status = await program.wait()
+                    await asyncio.wait({pump}, timeout=LINGER)
+                except asyncio.CancelledError:
+                    await program.end()
+                    raise
+                finally:
+                    pump.cancel()
+                    await asyncio.wait({pump})
+                    sink.close()
         if not pump.cancelled():
             pump.result()
         if status != 0:
             raise DriverError(_failure(status, sink.last))
 
     async def _start(
-        self, key: str, arguments: list[str], write_end: BinaryIO
-    ) -> asyncio.subprocess.Process:
+        self, key: str, arguments: list[str], write_end: BinaryIO, left: Callable[[], float]
+    ) -> Leashed:
         inherited = {name: value for name, value in os.environ.items() if name not in OUR_SECRETS}
         starting = asyncio.ensure_future(
-            asyncio.create_subprocess_exec(
-                *arguments,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=write_end,
-                stderr=write_end,
-                cwd=self._directory,
+            Leashed.start(
+                arguments,
+                left,
+                output=write_end,
                 env=inherited | self._env,
-                start_new_session=True,
+                directory=self._directory,
             )
         )
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
-            with suppress(OSError, ValueError):
-                await end_group(await starting)
+            with suppress(OSError, ValueError), await starting as program:
+                await program.end()
             raise
         except (OSError, ValueError) as error:
             raise DriverError(self._no_start(key, arguments[0], error)) from error

@@ -1,4 +1,4 @@
-"""Ending a process with all that it started: the group that its new session made."""
+"""Ending a program with all that it started and that stayed in its group."""
 
 import asyncio
 import os
@@ -14,21 +14,21 @@ GONE_INTERVAL = 0.02  # seconds between two looks whether they are
 PROC = Path("/proc")
 
 
-async def end_group(process: asyncio.subprocess.Process) -> None:
-    """End `process`, which leads its own session, and all others of its group; reap it.
+async def end_group(group: int, leash: asyncio.subprocess.Process) -> None:
+    """End all processes of `group`, and reap the `leash`, which ends with the group's leader.
 
     Cancelled once more while it waits, it kills them at once. A program that made yet
     another session for itself (a daemon) is out of reach.
     """
     try:
-        if _signal(process.pid, signal.SIGTERM):
-            await _gone(process.pid, TERM_GRACE)
+        if _signal(group, signal.SIGTERM):
+            await _gone(group, TERM_GRACE)
     finally:
-        if _signal(process.pid, signal.SIGKILL):
-            await _gone(process.pid, KILL_PATIENCE)
+        if _signal(group, signal.SIGKILL):
+            await _gone(group, KILL_PATIENCE)
     with suppress(TimeoutError):
         async with asyncio.timeout(KILL_PATIENCE):
-            await process.wait()
+            await leash.wait()
 
 
 def _signal(group: int, number: int) -> bool:

@@ -1,6 +1,6 @@
 // The head of a deployment's page: state, figures, wish, reason, first failure, traffic.
 import { draw, hue, part, say } from "./dom.js";
-import { counts, deploymentLook, isActive, secondsLeft, segments, shares, wishWords } from "./states.js";
+import { counts, deploymentLook, isActive, secondsLeft, segments, shares, waitingWords, wishWords } from "./states.js";
 import { clock, duration, now } from "./time.js";
 
 const ICONS = {
@@ -30,6 +30,7 @@ export function paint(root, held) {
   say(root, "counts", counts(held.progress));
   paintSegments(part(root, "segments"), held.progress);
   paintWish(root, held);
+  paintWaiting(root, held);
   paintReason(root, held, look);
   paintTraffic(root, held);
   tick(root, held);
@@ -65,6 +66,12 @@ function paintWish(root, held) {
   const words = isActive(held.status) ? wishWords(held.wish) : "";
   part(root, "wish").hidden = !words;
   if (words) say(root, "wish-words", `${words}, asked by ${held.wish_by}.`);
+}
+
+function paintWaiting(root, held) {
+  const words = waitingWords(held);
+  part(root, "waiting").hidden = !words;
+  if (words) say(root, "waiting-words", words);
 }
 
 function paintReason(root, held, look) {

@@ -53,7 +53,7 @@ function take(message) {
     if (!one.id) continue;
     held.set(event.deployment, one);
     paint(one);
-    if (["created", "status", "wish"].includes(event.kind)) redrawSoon();
+    if (["created", "status", "wish", "waiting", "owner"].includes(event.kind)) redrawSoon();
   }
   if (message.services) redrawSoon();
 }

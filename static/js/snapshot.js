@@ -2,10 +2,11 @@
 //
 // What it holds after every event was applied is what GET /api/v1/deployments/{id} answers.
 
-// How one patch applies: each field is replaced, but targets are matched by instance.
+// How one patch applies: each field is replaced, but targets are matched by instance. The
+// patch of the first event is the whole snapshot.
 export function patched(held, event) {
-  const { targets, ...fields } = event.patch;
-  const result = { ...held, ...fields };
+  const result = { ...held, ...event.patch };
+  const { targets } = event.patch;
   if (targets && held.targets) {
     const changed = new Map(targets.map((target) => [target.instance, target]));
     result.targets = held.targets.map((target) => ({ ...target, ...changed.get(target.instance) }));

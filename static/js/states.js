@@ -1,6 +1,6 @@
 // What a state looks like, the same as dashboard/screens.py says for the first view.
 
-let vocabulary = { tiles: {}, deployments: {}, wishes: {} };
+let vocabulary = { tiles: {}, deployments: {}, wishes: {}, waiting: {} };
 export const learn = (words) => (vocabulary = words);
 
 const ACTIVE = new Set(["pending", "in_progress", "paused", "rolling_back"]);
@@ -23,6 +23,8 @@ export const tileLook = (state) => vocabulary.tiles[state] ?? vocabulary.tiles.u
 export const deploymentLook = (status) =>
   vocabulary.deployments[status] ?? { glyph: "?", word: status, hue: "wait" };
 export const wishWords = (wish) => vocabulary.wishes[wish] ?? "";
+export const waitingWords = ({ waiting_for: what, started_at: started }) =>
+  vocabulary.waiting[what]?.[started ? 1 : 0] ?? "";
 
 export function runs(target, status) {
   const before = target.old_version || "?";

@@ -8,12 +8,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
+
+from dashboard.local import control, load
+from dashboard.local.places import Places
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_WITHIN = 120.0  # seconds
@@ -56,12 +60,20 @@ class Demo:
         """Return the snapshot."""
         return dict(self.client.get(f"/api/v1/deployments/{deployment}").raise_for_status().json())
 
+    def look(self, deployment: str) -> Json | None:
+        """Return what is answered for a deployment, None while the web or its database is away."""
+        try:
+            answer = self.client.get(f"/api/v1/deployments/{deployment}")
+        except httpx.TransportError:
+            return None
+        return None if answer.status_code >= 500 else dict(answer.json())
+
     def ended(self, deployment: str, within: float = 90) -> Json:
         """Return the snapshot once the deployment has ended."""
 
         def end() -> Json | None:
-            state = self.get(deployment)
-            return state if state["completed_at"] else None
+            state = self.look(deployment)
+            return state if state and state.get("completed_at") else None
 
         return dict(until(end, within, f"{deployment} ended"))
 
@@ -82,6 +94,56 @@ class Demo:
     def act(self, deployment: str, action: str, **body: Any) -> httpx.Response:
         """Post one of the buttons."""
         return self.client.post(f"/api/v1/deployments/{deployment}/{action}", json=body)
+
+    def processes(self, words: str) -> list[psutil.Process]:
+        """Return the processes of the demo whose command line holds `words`, the first ones
+        first; neither what they forked nor their threads.
+        """
+        [supervisor] = psutil.Process(self.process.pid).children()
+        found = []
+        for each in supervisor.children():
+            with suppress(psutil.NoSuchProcess):
+                if words in " ".join(each.cmdline()):
+                    found.append(each)
+        return found
+
+    def supervised(self, method: str, name: str) -> None:
+        """Have supervisord start or stop a program or, named `group:*`, a group."""
+        control.call(self.places.supervisor_socket, method, name)
+
+    @contextmanager
+    def without_workers(self) -> Iterator[None]:
+        """Let no worker live within the block."""
+        self._all_workers()  # supervisord starts one that was killed, whatever it was told before
+        self.supervised("stopProcessGroup", "worker")
+        try:
+            yield
+        finally:
+            self.supervised("startProcessGroup", "worker")
+
+    def _all_workers(self) -> None:
+        count = len(self.ready["pids"]["worker"])
+        until(lambda: len(self.processes("manage.py worker")) == count, 60, "workers")
+
+    @property
+    def places(self) -> Places:
+        """Where the demo keeps what it needs."""
+        return Places.of(self.data)
+
+    def settled(self) -> load.Counts:
+        """Return what the load has counted once all requests sent until now have ended."""
+        sent = load.read(self.places.counts).requests
+        until(
+            lambda: load.read(self.places.counts).settled >= sent, 2 * load.TIMEOUT, "the load ends"
+        )
+        return load.read(self.places.counts)
+
+    def whole(self) -> None:
+        """Return when everything runs: workers, dispatch, database, web, all instances."""
+        self._all_workers()
+        until(lambda: self.processes("manage.py dispatch"), 60, "dispatch")
+        until(lambda: self.look("deploy-000000000000"), 60, "web and database")
+        until(lambda: len(self.statuses()) == self.serving(), 60, "all instances in rotation")
 
     def versions(self) -> set[str]:
         """Return what the instances report, asked one by one."""

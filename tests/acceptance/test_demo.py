@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,16 +92,68 @@ def said_until(process: subprocess.Popen[str], words: str) -> list[str]:
     pytest.fail(f"{words!r} was never said: {''.join(lines)[-2000:]}")
 
 
+@dataclass(frozen=True)
+class Once:
+    """What a run of `demo --once --json` printed, and what was seen of it while it ran."""
+
+    ready: dict[str, Any]
+    reached: dict[str, bool]  # by key of the ready line
+    commands: dict[str, list[str]]  # what runs as each of `pids`, by its key
+    results: list[dict[str, Any]]
+    returncode: int
+    left: list[psutil.Process]
+
+
+@pytest.fixture(scope="module")
+def once() -> Once:
+    """One run for the tests that look at it from different sides."""
+    with tempfile.TemporaryDirectory(prefix="lgt-", dir="/tmp") as path:
+        Path(path).chmod(0o711)
+        data = Path(path) / "data"
+        words = ("demo", "--once", "--json", "--data", str(data), "--port", str(free_port()))
+        with command(*words, "--instances", "6", "--rate", "50") as process:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.startswith("ready {"), line
+            ready = json.loads(line.removeprefix("ready "))
+            reached, commands = reach(ready), commands_of(ready["pids"])
+            out, _ = process.communicate(timeout=PATIENCE)
+        results = [json.loads(line) for line in out.splitlines()]
+        return Once(ready, reached, commands, results, process.returncode, marked(data))
+
+
+def reach(ready: dict[str, Any]) -> dict[str, bool]:
+    """Use every address of a ready line; return which answers."""
+    bearer = {"Authorization": f"Bearer {ready['api_token']}"}
+    with (
+        psycopg.connect(ready["database_url"]) as database,
+        redis.Redis.from_url(ready["redis_url"]) as client,
+        socket.socket(socket.AF_UNIX) as admin,
+    ):
+        admin.connect(ready["haproxy_admin"].removeprefix("unix:"))
+        services = httpx.get(f"{ready['url']}/api/v1/services", headers=bearer, timeout=15)
+        return {
+            "database_url": database.execute("SELECT 1").fetchone() == (1,),
+            "redis_url": bool(client.ping()),
+            "balancer_url": httpx.get(ready["balancer_url"]).status_code == 200,
+            "api_token": services.status_code == 200,
+            "haproxy_admin": True,
+        }
+
+
+def commands_of(pids: dict[str, list[int]]) -> dict[str, list[str]]:
+    """Return the command lines of processes."""
+    return {
+        kind: [" ".join(psutil.Process(pid).cmdline()) for pid in some]
+        for kind, some in pids.items()
+    }
+
+
 @pytest.mark.timeout(2 * PATIENCE)
-def test_once_deploys_a_good_and_a_bad_version_unnoticed(folder: Path) -> None:
+def test_once_deploys_a_good_and_a_bad_version_unnoticed(once: Once) -> None:
     """v2 completes, v3-unhealthy is rolled back, no request fails or stalls, nothing is left."""
-    words = ("demo", "--once", "--json", "--data", str(folder), "--port", str(free_port()))
-    with command(*words, "--instances", "6", "--rate", "50") as process:
-        out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, err[-3000:]
-    ready, *results = out.splitlines()
-    assert ready.startswith("ready {")
-    good, bad = (json.loads(line) for line in results)
+    assert once.returncode == 0
+    good, bad = once.results
     assert set(good) == set(bad) == RESULT_KEYS
     assert (good["version"], good["status"], good["touched"]) == ("v2", "completed", 6)
     assert (bad["version"], bad["status"]) == ("v3-unhealthy", "rolled_back")
@@ -111,30 +164,26 @@ def test_once_deploys_a_good_and_a_bad_version_unnoticed(folder: Path) -> None:
         assert result["requests"] > 0
         assert (result["failed_requests"], result["slow_requests"]) == (0, 0)
     assert bad["seconds"] < 15
-    assert not marked(folder)
+    assert not once.left
 
 
-def test_the_ready_line_says_how_to_reach_everything(demo: Demo) -> None:
+@pytest.mark.timeout(2 * PATIENCE)
+def test_the_ready_line_says_how_to_reach_everything(once: Once) -> None:
     """Every address in it answers, and every process is the one that it is called."""
-    ready = demo.ready
-    with psycopg.connect(ready["database_url"]) as connection:
-        assert connection.execute("SELECT 1").fetchone() == (1,)
-    with redis.Redis.from_url(ready["redis_url"]) as client:
-        assert client.ping()
-    assert httpx.get(ready["balancer_url"]).status_code == 200
-    assert demo.client.get("/api/v1/services").status_code == 200
-    assert ready["haproxy_admin"].startswith("unix:/")
+    assert len(once.reached) == 5
+    assert all(once.reached.values()), once.reached
     names = {
         "web": "daphne",
         "worker": "manage.py worker",
+        "scheduler": "manage.py dispatch",
         "haproxy": "haproxy",
+        "redis": "redis-server",
         "postgres": "postgres",
     }
+    assert set(once.commands) == set(names)
     for kind, word in names.items():
-        assert ready["pids"][kind]
-        for pid in ready["pids"][kind]:
-            assert word in " ".join(psutil.Process(pid).cmdline())
-    assert [psutil.Process(pid).name() for pid in ready["pids"]["redis"]] == ["redis-server"]
+        assert once.commands[kind]
+        assert all(word in line for line in once.commands[kind]), once.commands[kind]
 
 
 def test_the_administrator_of_the_ready_line_can_log_in(demo: Demo) -> None:
@@ -233,7 +282,8 @@ def killed_in_a_deployment(words: tuple[str, ...]) -> str:
         until(lambda: demo.get(deployment)["progress"]["updated"] > 0, 30, "one was updated")
         process = psutil.Process(demo.process.pid)
         for each in (process, *process.children(recursive=True)):
-            each.kill()
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
         demo.process.wait(10)
     return deployment
 

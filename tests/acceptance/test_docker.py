@@ -163,8 +163,8 @@ def test_everything_comes_up_and_says_that_it_is_well(installation: Installation
     until(settled, installation.states, START)
     states = installation.states()
     assert {name for name, state in states.items() if state == "exited 0"} == once
-    assert {"web-1", "worker-1", "worker-2", "haproxy-1", "shop-04-1"} < set(states)
-    for name in ("web", "worker", "shop-01"):
+    assert {"web-1", "worker-1", "worker-2", "dispatch-1", "haproxy-1", "shop-04-1"} < set(states)
+    for name in ("web", "worker", "dispatch", "shop-01"):
         assert installation.compose("exec", "-T", name, "id", "-u").strip() == "10001"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from statistics import median
@@ -11,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from rollouts.snapshots import apply
+from tests.acceptance import victims
 from tests.acceptance.running import Demo, until
 from tests.requirements import chromium
 
@@ -253,6 +255,38 @@ def test_pause_and_resume_say_what_they_wait_for(page: Page, demo: Demo) -> None
     expect(page.get_by_role("button", name="Pause")).to_be_hidden()
     page.get_by_role("button", name="Resume").click()
     expect(page.locator("#head")).to_contain_text("deploying", timeout=20 * SECONDS)
+    wait_for_end(page)
+    expect(page.locator("#head")).to_contain_text("completed")
+
+
+def test_a_lost_worker_and_its_successor_are_in_the_log(page: Page, demo: Demo) -> None:
+    """While nobody is there to take over, the page says so; then who was lost, and when."""
+    demo.whole()
+    start(page, demo, **SLOWLY)
+    wait_for_serving(page, 2)
+    victims.worker_and_horse(demo)
+    waiting = page.locator('[data-part="waiting"]')
+    with demo.without_workers():
+        expect(waiting).to_be_visible(timeout=30 * SECONDS)
+        expect(waiting).to_contain_text("Waiting for a worker")
+    expect(waiting).to_be_hidden(timeout=30 * SECONDS)
+    taken = page.locator("#log-rows li", has_text="taken over at")
+    expect(taken).to_contain_text(re.compile(r"Worker .* was lost at \d\d:\d\d:\d\d UTC"))
+    wait_for_end(page)
+    expect(page.locator("#head")).to_contain_text("completed")
+
+
+def test_a_click_while_redis_is_down_says_when_it_starts(page: Page, demo: Demo) -> None:
+    """On the page that the click leads to, which goes on by itself once Redis is back."""
+    demo.whole()
+    demo.supervised("stopProcess", "redis")
+    try:
+        start(page, demo)
+        waiting = page.locator('[data-part="waiting"]')
+        expect(waiting).to_contain_text("Saved, starts when Redis is back")
+    finally:
+        demo.supervised("startProcess", "redis")
+    expect(waiting).to_be_hidden(timeout=60 * SECONDS)
     wait_for_end(page)
     expect(page.locator("#head")).to_contain_text("completed")
 

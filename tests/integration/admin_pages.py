@@ -13,9 +13,6 @@ from rollouts import journal
 from rollouts.models import Deployment, Service, Target
 from tests.integration.factories import make_service
 
-# Nothing is collected for tests, which WhiteNoise warns of at each client.
-UNCOLLECTED = pytest.mark.filterwarnings("ignore:No directory at:UserWarning")
-
 
 class _Fields(HTMLParser):
     """Collects what a browser would send of the admin's own form."""

@@ -2,7 +2,12 @@
 
 from typing import Any
 
-from rollouts.models import Instance, Service
+from asgiref.sync import sync_to_async
+
+from rollouts import ownership
+from rollouts.engine_journal import DjangoJournal
+from rollouts.lease import Lease, clock
+from rollouts.models import Deployment, Instance, Service
 
 NOBODY_THERE = {
     "kind": "haproxy",
@@ -35,3 +40,16 @@ def make_service(count: int = 4, name: str = "shop", **fields: Any) -> Service:
         instance.full_clean()
         instance.save()
     return service
+
+
+def owned_journal(deployment_id: str) -> DjangoJournal:
+    """Return the journal of whoever drives the deployment: of this process, if nobody does."""
+    claimed = ownership.claim(deployment_id, ownership.owner_name())
+    if claimed is None:
+        held = Deployment.objects.get(pk=deployment_id)
+        claimed = ownership.Claim(held.pk, held.owner, held.epoch, clock())
+    return DjangoJournal(claimed, Lease(claimed.deployment_id, claimed.asked_at))
+
+
+# The same for tests that are coroutines.
+aowned_journal = sync_to_async(owned_journal)

@@ -10,7 +10,6 @@ from django.utils import timezone
 
 from rollouts.models import Deployment, Instance, Service
 from tests.integration.admin_pages import (
-    UNCOLLECTED,
     act,
     add_url,
     admin,
@@ -27,7 +26,7 @@ from tests.integration.admin_pages import (
 from tests.integration.factories import DRIVER, NOBODY_THERE, make_service
 
 __all__ = ["admin", "shop"]
-pytestmark = [pytest.mark.django_db, UNCOLLECTED]
+pytestmark = pytest.mark.django_db
 
 NEW_SERVICE = {
     "name": "blog",

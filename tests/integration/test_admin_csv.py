@@ -11,7 +11,6 @@ from django.urls import reverse
 
 from rollouts.models import Instance, Service
 from tests.integration.admin_pages import (
-    UNCOLLECTED,
     act,
     admin,
     make_deployment,
@@ -21,7 +20,7 @@ from tests.integration.admin_pages import (
 )
 
 __all__ = ["admin", "shop"]
-pytestmark = [pytest.mark.django_db, UNCOLLECTED]
+pytestmark = pytest.mark.django_db
 
 HEAD = "service,name,host,port"
 

@@ -17,7 +17,6 @@ from rollouts.validators import (
     validate_version,
 )
 from tests.integration.admin_pages import (
-    UNCOLLECTED,
     add_url,
     admin,
     end,
@@ -28,7 +27,6 @@ from tests.integration.admin_pages import (
 )
 
 __all__ = ["admin", "shop"]
-pytestmark = UNCOLLECTED
 
 HOSTILE = [
     "",

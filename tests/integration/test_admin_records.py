@@ -9,7 +9,6 @@ from django.utils import timezone
 
 from rollouts.models import Deployment, Event, HealthCheck, Service, Target
 from tests.integration.admin_pages import (
-    UNCOLLECTED,
     add_url,
     admin,
     list_url,
@@ -20,7 +19,7 @@ from tests.integration.admin_pages import (
 )
 
 __all__ = ["admin", "shop"]
-pytestmark = [pytest.mark.django_db, UNCOLLECTED]
+pytestmark = pytest.mark.django_db
 
 RECORDS: list[type[Model]] = [Deployment, Target, HealthCheck, Event]
 

@@ -12,7 +12,6 @@ from django.test import Client
 from dashboard import admin_rotation
 from rollouts.models import Instance, Service
 from tests.integration.admin_pages import (
-    UNCOLLECTED,
     act,
     admin,
     make_deployment,
@@ -25,7 +24,7 @@ from tests.servers import Balancer, StartHAProxy
 
 __all__ = ["admin", "shop"]
 # Real commits: the row lock is seen from another connection.
-pytestmark = [pytest.mark.django_db(transaction=True), UNCOLLECTED]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Well(BaseHTTPRequestHandler):

@@ -9,7 +9,6 @@ from django.utils import timezone
 
 from dashboard.models import ApiToken
 from tests.integration.admin_pages import (
-    UNCOLLECTED,
     act,
     add_url,
     admin,
@@ -22,7 +21,7 @@ from tests.integration.admin_pages import (
 )
 
 __all__ = ["admin"]
-pytestmark = [pytest.mark.django_db, UNCOLLECTED]
+pytestmark = pytest.mark.django_db
 
 RIGHTS = ["add_apitoken", "view_apitoken", "change_apitoken"]
 

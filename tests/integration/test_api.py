@@ -24,7 +24,6 @@ from tests.integration.watching import make_user
 pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.usefixtures("redis_client", "quiet"),
-    pytest.mark.filterwarnings("ignore:No directory at:UserWarning"),
 ]
 RIGHTS = ("view_service", "view_deployment", "deploy_service")
 NO_SUCH = "deploy-000000000000"

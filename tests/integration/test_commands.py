@@ -18,7 +18,7 @@ from rollouts.engine_journal import DjangoJournal
 from rollouts.management.commands import watch
 from rollouts.models import Deployment, Event, Service
 from rollouts.states import DeploymentStatus, TargetStatus
-from tests.integration.factories import make_service
+from tests.integration.factories import aowned_journal, make_service
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -67,7 +67,7 @@ def write(deployment: Deployment, *calls: Callable[[DjangoJournal], Awaitable[No
     """Write to the journal as the engine does, and wait until it is committed."""
 
     async def all_of_them() -> None:
-        writer = DjangoJournal(deployment.id)
+        writer = await aowned_journal(deployment.id)
         for call in calls:
             await call(writer)
         await writer.settle()

@@ -10,12 +10,11 @@ from asgiref.sync import sync_to_async
 from django.db import IntegrityError, connection, connections, transaction
 
 from rollouts import actions, journal
-from rollouts.engine_journal import DjangoJournal
 from rollouts.facts import Answer, BalancerReport, Change, Server, ServerState, Wish
 from rollouts.models import Deployment, Event, HealthCheck, Instance
-from rollouts.snapshots import CHECKS_SHOWN, apply, event_fields, snapshot
+from rollouts.snapshots import CHECKS_SHOWN, Json, apply, event_fields, snapshot
 from rollouts.states import DeploymentStatus, IllegalMove, TargetStatus
-from tests.integration.factories import make_service
+from tests.integration.factories import aowned_journal, make_service
 
 pytestmark = pytest.mark.django_db(transaction=True)
 D, T = DeploymentStatus, TargetStatus
@@ -61,9 +60,9 @@ def server(name: str, **more: Any) -> Server:
 async def test_a_client_that_applies_every_patch_holds_the_servers_snapshot(
     closed: None, deployment: Deployment
 ) -> None:
-    """From the first event to the end of a way back, at every single step."""
-    client = await sync_to_async(lambda: snapshot(held(deployment)))()
-    writer = DjangoJournal(deployment.id)
+    """From nothing and the first event to the end of a way back, at every single step."""
+    client: Json = {}
+    writer = await aowned_journal(deployment.id)
     report = BalancerReport({"web-01": server("web-01")}, requests=10, failed=1)
     writes = [
         lambda: writer.move(D.IN_PROGRESS, "Started."),
@@ -84,8 +83,8 @@ async def test_a_client_that_applies_every_patch_holds_the_servers_snapshot(
         lambda: writer.target("web-01", T.ROLLED_BACK, "Serves.", version="v1"),
         lambda: writer.move(D.ROLLED_BACK, "Done."),
     ]
-    seen = client["seq"]
-    for write in writes:
+    seen = 0
+    for write in (writer.settle, *writes):
         await write()
         await writer.settle()
         fresh = [event_fields(e) for e in await sync_to_async(events)(deployment) if e.seq > seen]
@@ -95,11 +94,34 @@ async def test_a_client_that_applies_every_patch_holds_the_servers_snapshot(
     assert client["status"] == "rolled_back"
 
 
+@pytest.mark.parametrize(
+    ("wish", "before", "move", "kept"),
+    [
+        (Wish.PAUSE, (), D.IN_PROGRESS, True),
+        (Wish.PAUSE, (D.IN_PROGRESS,), D.PAUSED, False),
+        (Wish.PAUSE, (D.IN_PROGRESS,), D.ROLLING_BACK, False),
+        (Wish.RESUME, (D.IN_PROGRESS, D.PAUSED), D.IN_PROGRESS, False),
+        (Wish.CANCEL_STOP, (D.IN_PROGRESS,), D.CANCELLED, True),
+    ],
+)
+def test_a_wish_is_kept_until_a_status_answers_it(
+    deployment: Deployment, wish: Wish, before: tuple[D, ...], move: D, kept: bool
+) -> None:
+    """A pause asked for while pending outlives the start; who stopped it stays on record."""
+    for status in before:
+        journal.move_now(deployment.id, status, "So.")
+    journal.record_wish(deployment.id, wish, "ada", "ada asked.")
+    journal.move_now(deployment.id, move, "So.")
+    assert (held(deployment).wish, held(deployment).wish_by) == (
+        (wish, "ada") if kept else ("", "")
+    )
+
+
 async def test_the_version_last_verified_is_kept_with_the_instance(
     closed: None, deployment: Deployment
 ) -> None:
     """In the same transaction as the move of the target."""
-    writer = DjangoJournal(deployment.id)
+    writer = await aowned_journal(deployment.id)
     await writer.move(D.IN_PROGRESS, "Started.")
     for status in (T.DRAINING, T.UPDATING, T.HEALTH_CHECKING):
         await writer.target("web-02", status, ".")
@@ -133,7 +155,7 @@ async def test_writes_at_the_same_time_keep_their_order_and_fail_alone(
     closed: None, deployment: Deployment
 ) -> None:
     """One that fails among twenty at the same time spoils none of the others."""
-    writer = DjangoJournal(deployment.id)
+    writer = await aowned_journal(deployment.id)
     names = [f"web-0{1 + number % 4}" for number in range(20)]
     moves = [writer.note(str(number), name) for number, name in enumerate(names)]
     results = await asyncio.gather(
@@ -148,7 +170,7 @@ async def test_a_post_that_fails_is_raised_by_the_next_read(
     closed: None, deployment: Deployment
 ) -> None:
     """Nothing is lost in silence."""
-    writer = DjangoJournal(deployment.id)
+    writer = await aowned_journal(deployment.id)
     await writer.target("web-01", T.HEALTHY, "No.", soon=True)
     with pytest.raises(IllegalMove):
         await writer.read()
@@ -158,7 +180,7 @@ async def test_a_write_whose_caller_was_cancelled_is_committed_all_the_same(
     closed: None, deployment: Deployment
 ) -> None:
     """Whoever reads next sees it."""
-    writer = DjangoJournal(deployment.id)
+    writer = await aowned_journal(deployment.id)
     task = asyncio.create_task(writer.target("web-01", T.DRAINING, "Draining."))
     await asyncio.sleep(0)
     task.cancel()
@@ -211,7 +233,7 @@ def test_the_database_refuses_a_second_active_deployment(deployment: Deployment)
 
 async def test_only_the_last_checks_are_shown(closed: None, deployment: Deployment) -> None:
     """Thirty of them, oldest first; all are kept."""
-    writer = DjangoJournal(deployment.id)
+    writer = await aowned_journal(deployment.id)
     for number in range(CHECKS_SHOWN + 5):
         await writer.check("web-01", Answer(float(number), ok=True, code=200), "200")
     await writer.settle()
@@ -227,7 +249,7 @@ async def test_requests_are_counted_on_when_the_balancer_restarts(
     closed: None, deployment: Deployment
 ) -> None:
     """Its counters begin again at zero; ours do not."""
-    writer = DjangoJournal(deployment.id)
+    writer = await aowned_journal(deployment.id)
     for requests, failed in [(100, 5), (150, 6), (20, 1), (30, 1)]:
         await writer.traffic(BalancerReport({}, requests, failed))
     await writer.settle()
@@ -243,7 +265,7 @@ async def test_shares_follow_the_set_weights_of_what_serves(
     await Instance.objects.filter(name="web-01").aupdate(version="v2")
     drained = Server("web-02", ServerState.DRAIN, True, 0, 100)
     servers = {s.name: s for s in (server("web-01"), drained, server("web-03"))}
-    writer = DjangoJournal(deployment.id)
+    writer = await aowned_journal(deployment.id)
     await writer.traffic(BalancerReport(servers))
     await writer.settle()
     current = await Deployment.objects.aget(pk=deployment.pk)
@@ -252,7 +274,7 @@ async def test_shares_follow_the_set_weights_of_what_serves(
 
 async def test_long_output_is_cut_and_says_so(closed: None, deployment: Deployment) -> None:
     """A driver that writes without end does not fill the database."""
-    writer = DjangoJournal(deployment.id)
+    writer = await aowned_journal(deployment.id)
     await writer.output("web-01", "x" * 50_000)
     await writer.settle()
     last = await Event.objects.filter(deployment=deployment).alast()

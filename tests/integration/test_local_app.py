@@ -2,6 +2,7 @@
 
 import http.client
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dashboard.local import app
-from dashboard.local.stack import free_ports, is_free
+from dashboard.local.stack import free_ports
 from tests.servers import until
 
 PORTS = 25_000
@@ -36,7 +37,8 @@ class Instance:
         )
 
     def listens(self) -> bool:
-        return not is_free(self.port)
+        with closing(socket.socket()) as client:
+            return client.connect_ex(("127.0.0.1", self.port)) == 0
 
     def get(self, path: str, timeout: float = 10, **headers: str) -> tuple[int, str]:
         """Return status and body."""
@@ -186,14 +188,32 @@ def test_sticky_holds_its_request_while_draining(start: Start) -> None:
 def test_an_open_request_is_finished_before_the_end(start: Start) -> None:
     """SIGTERM in the middle of a request: it is answered, then the process ends with 0."""
     instance = start("v1-sluggish")
-    answers: list[tuple[int, str]] = []
-    asker = threading.Thread(target=lambda: answers.append(instance.get("/")))
-    asker.start()
-    until(lambda: open_connections(instance) > 0, what="the request is open")
-    instance.process.send_signal(signal.SIGTERM)
-    assert instance.process.wait(5) == 0
-    asker.join(5)
-    assert answers == [(200, "web-01 v1-sluggish\n")]
+    with closing(socket.create_connection(("127.0.0.1", instance.port), timeout=5)) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n")
+        until(lambda: unread(client) == 0, what="the request is read")
+        instance.process.send_signal(signal.SIGTERM)
+        assert instance.process.wait(5) == 0
+        answer = b"".join(iter(lambda: client.recv(4096), b"")).decode()
+    assert answer.startswith("HTTP/1.1 200 OK")
+    assert answer.endswith("web-01 v1-sluggish\n")
+
+
+def unread(client: socket.socket) -> int:
+    """Return how many of the bytes that a client has sent its server has yet to read."""
+    server, own = (f":{end[1]:04X}" for end in (client.getpeername(), client.getsockname()))
+    for row in Path("/proc/net/tcp").read_text().splitlines():
+        words = row.split()
+        if words[1].endswith(server) and words[2].endswith(own):
+            return int(words[4].partition(":")[2], 16)
+    raise AssertionError("no such connection")
+
+
+def test_a_stop_right_after_the_start_is_heeded(start: Start) -> None:
+    """At whichever moment SIGTERM comes once it listens, the process ends with 0."""
+    for _ in range(20):
+        instance = start("v1")
+        instance.process.send_signal(signal.SIGTERM)
+        assert instance.process.wait(5) == 0
 
 
 def test_an_idle_connection_does_not_delay_the_end(start: Start) -> None:
@@ -206,10 +226,3 @@ def test_an_idle_connection_does_not_delay_the_end(start: Start) -> None:
         instance.process.send_signal(signal.SIGTERM)
         assert instance.process.wait(5) == 0
         assert time.monotonic() - began < 1.5
-
-
-def open_connections(instance: Instance) -> int:
-    """Return how many threads serve: one for each open connection beside the two of its own."""
-    status = Path(f"/proc/{instance.process.pid}/status").read_text()
-    threads = int(status.partition("Threads:")[2].split()[0])
-    return threads - 2

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,11 +21,10 @@ from dashboard import consumers, live, sockets
 from dashboard.live import OVERVIEW_GROUP, group_of
 from dashboard.routing import Reader
 from rollouts import actions, journal
-from rollouts.engine_journal import DjangoJournal
 from rollouts.models import Deployment, Event
 from rollouts.snapshots import consistent_snapshot, events_after
 from rollouts.states import DeploymentStatus, TargetStatus
-from tests.integration.factories import make_service
+from tests.integration.factories import aowned_journal, make_service
 from tests.integration.watching import (
     PATIENCE,
     Screen,
@@ -42,9 +42,16 @@ D, T = DeploymentStatus, TargetStatus
 
 
 @pytest.fixture
-async def closed() -> AsyncIterator[None]:
-    """End the news of this process and the connection in which async writes run."""
+async def closed(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """End what sockets read, the news of this process and the connection of async writes.
+
+    A socket that is left does not wait for what it reads, and an open transaction would be in
+    the way of emptying the database.
+    """
+    readers = ThreadPoolExecutor(max_workers=4)
+    monkeypatch.setattr(sockets, "readers", readers)
     yield
+    await asyncio.to_thread(readers.shutdown)
     await sync_to_async(live.stop)()
     await sync_to_async(connections.close_all)()
 
@@ -105,7 +112,7 @@ async def server_holds(deployment: Deployment) -> dict[str, Any]:
 
 async def roll_out(deployment: Deployment) -> int:
     """Write what an engine would write for one batch; return the last number."""
-    writer = DjangoJournal(deployment.id)
+    writer = await aowned_journal(deployment.id)
     await writer.move(D.IN_PROGRESS, "Started.")
     for name in ("web-01", "web-02"):
         for status in (T.DRAINING, T.UPDATING, T.HEALTH_CHECKING):
@@ -260,7 +267,7 @@ async def test_many_missed_events_come_in_bounded_messages(
 
 async def test_big_events_come_in_several_messages(deployment: Deployment, session: str) -> None:
     """Clients of Python take 1 MiB at once, unless they were told otherwise."""
-    writer = DjangoJournal(deployment.id)
+    writer = await aowned_journal(deployment.id)
     for _ in range(40):
         await writer.output("web-01", "x" * 16_000)
     await writer.settle()

@@ -26,12 +26,11 @@ from dashboard.local.stack import free_ports
 from dashboard.local.supervision import Supervisor
 from dashboard.sockets import TOO_SLOW
 from rollouts import actions
-from rollouts.engine_journal import DjangoJournal
 from rollouts.models import Deployment, Event, Target
 from rollouts.snapshots import consistent_snapshot
 from rollouts.states import DeploymentStatus, TargetStatus
 from tests.environment import PLACES
-from tests.integration.factories import make_service
+from tests.integration.factories import aowned_journal, make_service
 from tests.integration.watching import PATIENCE, Screen, make_user, session_of
 from tests.servers import until
 
@@ -141,7 +140,7 @@ def web(server: Web, transactional_db: None) -> Web:
 
 async def roll_out(deployment: Deployment, first: int, last: int) -> None:
     """Write what an engine would write about these instances."""
-    writer = DjangoJournal(deployment.id)
+    writer = await aowned_journal(deployment.id)
     for number in range(first, last + 1):
         name = f"web-{number:02}"
         for status in (T.DRAINING, T.UPDATING, T.HEALTH_CHECKING, T.HEALTHY):
@@ -154,7 +153,7 @@ async def test_the_client_ends_with_the_servers_snapshot_whatever_is_restarted(
     web: Web, deployment: Deployment, session: str, servers: Supervisor
 ) -> None:
     """Redis restarted and the web killed in the middle of a stream: no gap and no double."""
-    await DjangoJournal(deployment.id).move(DeploymentStatus.IN_PROGRESS, "Started.")
+    await (await aowned_journal(deployment.id)).move(DeploymentStatus.IN_PROGRESS, "Started.")
     async with web.watching(deployment, session) as opened:
         screen = Screen(opened.recv)
         await screen.read()
@@ -194,7 +193,7 @@ async def test_an_event_is_on_the_screen_soon_after_its_commit(
                 seen[screen.last] = time.monotonic()
 
         reading = asyncio.create_task(read())
-        writer = DjangoJournal(deployment.id)
+        writer = await aowned_journal(deployment.id)
         for seq in range(2, 102):
             await writer.note("something")
             committed[seq] = time.monotonic()

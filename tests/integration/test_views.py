@@ -3,25 +3,27 @@
 import json
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from html.parser import HTMLParser
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.conf import settings
 from django.contrib.auth.models import Permission, User
+from django.db.models.functions import Now
 from django.test import Client
 
+from dashboard.attention import OVERLOOKED_AFTER
 from rollouts import actions, journal
-from rollouts.engine_journal import DjangoJournal
+from rollouts.facts import Waiting
 from rollouts.models import Deployment, Service
 from rollouts.snapshots import snapshot
 from rollouts.states import TargetStatus
-from tests.integration.factories import make_service
+from tests.integration.factories import make_service, owned_journal
 
 pytestmark = [
     pytest.mark.django_db,
     pytest.mark.usefixtures("redis_client"),
-    # Nothing is collected for tests, which WhiteNoise warns of at each client.
-    pytest.mark.filterwarnings("ignore:No directory at:UserWarning"),
 ]
 
 VIEWER = ("view_service", "view_deployment")
@@ -196,7 +198,7 @@ def test_the_page_carries_the_snapshot_it_was_drawn_from(
 
 def test_tiles_say_their_state_in_words_and_glyphs(deployment: Deployment, login: Login) -> None:
     """A state is never its colour alone, and every instance has its tile."""
-    told = DjangoJournal(deployment.id).target
+    told = owned_journal(deployment.id).target
     async_to_sync(told)("web-01", TargetStatus.DRAINING, "Draining web-01.")
     text = login(*VIEWER).get(f"/deployments/{deployment.id}/").content.decode()
     assert re.findall(r'data-instance="([^"]+)" data-state="([^"]+)"', text) == [
@@ -223,6 +225,20 @@ def test_no_worker_is_said_on_the_overview(service: Service, login: Login) -> No
     assert "No worker is alive" in login(*VIEWER).get("/").content.decode()
 
 
+def test_a_dispatch_that_does_not_run_is_said_on_the_overview(
+    service: Service, login: Login
+) -> None:
+    """What has been due for long, and of which nobody said what it waits for, was overlooked."""
+    deployment = actions.start(service, "v2", by="ada")
+    client = login(*VIEWER)
+    assert "manage.py dispatch" not in client.get("/").content.decode()
+    overlooked = Now() - timedelta(seconds=OVERLOOKED_AFTER + 1)
+    Deployment.objects.filter(pk=deployment.pk).update(due_at=overlooked)
+    assert "start `manage.py dispatch`" in client.get("/").content.decode()
+    journal.tell_waiting(deployment.pk, Waiting.WORKER)
+    assert "manage.py dispatch" not in client.get("/").content.decode()
+
+
 def test_the_overview_finds_services_by_name(service: Service, login: Login) -> None:
     """The filter is in the URL, so that it can be shared."""
     make_service(name="billing")
@@ -241,6 +257,25 @@ def test_what_does_not_exist_is_not_found(page: str, login: Login) -> None:
     answer = login(*DEPLOYER).get(page)
     assert answer.status_code == 404
     assert b"There is no such page" in answer.content
+
+
+def test_an_unknown_address_of_the_interface_is_a_problem(client: Client) -> None:
+    """Outside of /api/v1 too a program gets RFC 9457 and where to read on, not a page."""
+    answer = client.get("/api/v2/services")
+    assert answer.status_code == 404
+    assert answer["Content-Type"] == "application/problem+json"
+    assert "/api/v1/docs" in answer.json()["detail"]
+
+
+def test_a_name_is_locked_after_too_many_failed_logins(client: Client) -> None:
+    """With a page that says how long; the right password does not help before."""
+    User.objects.create_user("ada", password="the right one")
+    for _ in range(settings.AXES_FAILURE_LIMIT):
+        answer = client.post("/login/", {"username": "ada", "password": "wrong"})
+    assert answer.status_code == 429
+    assert b"Wait 15 minutes" in answer.content
+    answer = client.post("/login/", {"username": "ada", "password": "the right one"})
+    assert answer.status_code == 429
 
 
 def test_stop_is_asked_and_told(deployment: Deployment, login: Login) -> None:

@@ -17,7 +17,6 @@ from tests.integration.factories import make_service
 pytestmark = [
     pytest.mark.django_db,
     pytest.mark.usefixtures("redis_client"),
-    pytest.mark.filterwarnings("ignore:No directory at:UserWarning"),
 ]
 
 FORM = "/services/shop/deploy/"

@@ -7,7 +7,8 @@ import pytest
 from django.utils import timezone
 
 from dashboard import attention, screens, snapshots
-from rollouts import actions
+from rollouts import actions, journal, ownership
+from rollouts.facts import Waiting
 from rollouts.models import Deployment, Event
 from rollouts.states import DeploymentStatus, TargetStatus
 from tests.integration.factories import make_service
@@ -205,13 +206,16 @@ def test_what_waits_for_somebody_for_too_long_needs_attention() -> None:
     """A deployment that nobody drives, and a pause that was forgotten; not a fresh one."""
     deployment = actions.start(make_service(), "v2", by="ada")
 
-    def notices(later: timedelta) -> list[str]:
+    def notices(later: timedelta = timedelta()) -> list[str]:
         running = snapshots.active_summaries()
         return keys(attention.of_deployments(running, timezone.now() + later))
 
-    assert notices(timedelta()) == []
-    assert notices(timedelta(seconds=20)) == ["pending"]
+    assert notices() == []
+    journal.tell_waiting(deployment.pk, Waiting.WORKER)
+    assert notices() == ["waiting"]
+    ownership.claim(deployment.pk, "somebody")
+    assert notices() == []
     Deployment.objects.filter(pk=deployment.pk).update(status="paused")
-    Event.objects.create(deployment=deployment, seq=2, at=timezone.now(), kind="status")
+    Event.objects.create(deployment=deployment, seq=99, at=timezone.now(), kind="status")
     assert notices(timedelta(minutes=9)) == []
     assert notices(timedelta(minutes=11)) == ["paused"]

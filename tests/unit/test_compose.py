@@ -2,10 +2,12 @@
 
 import ast
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ def variables_of_settings() -> set[str]:
 def test_the_services_of_an_installation_and_of_the_demo_are_there() -> None:
     """The fleet and what belongs to it stay away unless the profile is asked for."""
     always = {name for name, service in SERVICES.items() if "profiles" not in service}
-    assert always == {"postgres", "redis", "migrate", "web", "worker"}
+    assert always == {"postgres", "redis", "migrate", "web", "worker", "dispatch"}
     demo = {name for name, service in SERVICES.items() if service.get("profiles") == ["demo"]}
     assert demo == {"inventory", "haproxy"} | INSTANCES
     assert len(INSTANCES) == 4
@@ -71,7 +73,7 @@ def test_one_shot_containers_end_and_the_application_waits_for_the_migration() -
     """Nothing of ours sees a database of another version."""
     for name in ONE_SHOT:
         assert SERVICES[name]["restart"] == "no"
-    for name in ("web", "worker", "inventory"):
+    for name in ("web", "worker", "dispatch", "inventory"):
         condition = SERVICES[name]["depends_on"]["migrate"]["condition"]
         assert condition == "service_completed_successfully"
     assert SERVICES["migrate"]["depends_on"]["postgres"]["condition"] == "service_healthy"
@@ -246,6 +248,20 @@ def test_health_checks_say_no_where_nothing_listens(monkeypatch: pytest.MonkeyPa
     assert compose_health.instance(9) is False
     assert compose_health.worker() is False
     assert compose_health.main(["nothing"]) == 2
+
+
+def test_a_dispatch_that_looks_no_more_is_not_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It touches a file after each look: one that is not there or old tells that it hangs."""
+    alive = tmp_path / "alive"
+    monkeypatch.setattr(compose_health, "DISPATCH_ALIVE", alive)
+    assert compose_health.dispatch() is False
+    alive.touch()
+    assert compose_health.dispatch() is True
+    long_ago = time.time() - 2 * compose_health.DISPATCH_SILENCE
+    os.utime(alive, (long_ago, long_ago))
+    assert compose_health.dispatch() is False
 
 
 @pytest.mark.parametrize("arguments", [[], ["shop-01"], ["../x", "v1"], ["shop-01", "1;id"]])

@@ -9,7 +9,7 @@ from rollouts.facts import Answer, Wish
 from rollouts.policy import Policy, parse
 from rollouts.states import DeploymentStatus, TargetStatus
 from rollouts.verdicts import AskAgain, Finish, GoBack, Healthy, Unhealthy
-from tests.unit.world import START, World
+from tests.simulation.world import START, World
 
 D, T = DeploymentStatus, TargetStatus
 
@@ -122,9 +122,8 @@ def test_no_progress_is_not_counted_during_a_pause() -> None:
 
 def test_a_cancel_before_anything_was_touched_just_ends() -> None:
     """There is nothing to bring back."""
-    world = World(4)
-    world.wish(Wish.CANCEL_ROLL_BACK)
-    decision = verdicts.decide(world.rollout, START)
+    rollout = replace(World(4).rollout, wish=Wish.CANCEL_ROLL_BACK, wish_by="ada")
+    decision = verdicts.decide(rollout, START)
     assert decision == Finish(D.CANCELLED, "Stopped by ada before anything was touched.")
 
 
@@ -132,6 +131,6 @@ def test_stopping_says_how_mixed_the_fleet_is() -> None:
     """Who stops here is told what runs where."""
     world = World(4)
     with_targets(world, [T.HEALTHY, T.HEALTHY], 2)
-    world.wish(Wish.CANCEL_STOP)
-    decision = verdicts.decide(world.rollout, START)
+    stopped = replace(world.rollout, wish=Wish.CANCEL_STOP, wish_by="ada")
+    decision = verdicts.decide(stopped, START)
     assert decision == Finish(D.CANCELLED, "Stopped by ada. 2 of 4 run v2, 2 as before.")

@@ -124,7 +124,7 @@ class Demo:
             redis_server.program(self.places),
             *fleet.programs(self.places, self.instances, self.balancer_url),
             haproxy_server.program(self.places),
-            *application.programs(self.port),
+            *application.programs(self.places, self.port),
             load.program(self.places, self.balancer_url, self.rate),
         ]
 

@@ -64,7 +64,7 @@ def _programs(places: Places, port: int) -> list[Program]:
     if _own_redis(places):
         redis_server.prepare(places)
         programs.append(redis_server.program(places))
-    return [*programs, *application.programs(port)]
+    return [*programs, *application.programs(places, port)]
 
 
 def _start(stack: Stack, port: int) -> None:

@@ -8,6 +8,10 @@ from django.core.management.base import BaseCommand
 
 from rollouts import jobs
 
+# Seconds: a worker that rests tells the queue twice as often, and so comes back to its list
+# after a Redis that lost everything.
+WORKER_TTL = 30
+
 
 class Command(BaseCommand):
     """An RQ worker on our queue. It reads jobs as JSON alone: pickle in Redis is code."""
@@ -20,6 +24,8 @@ class Command(BaseCommand):
         call_command(
             "rqworker",
             jobs.QUEUE,
+            worker_class="rollouts.workers.Worker",
+            worker_ttl=WORKER_TTL,
             serializer="rq.serializers.JSONSerializer",
             verbosity=options["verbosity"],
         )

@@ -1,0 +1,105 @@
+"""More of the simulation than the tests have time for.
+
+`python -m tests.simulation [--minutes 5] [--first SEED]` tries every two faults on a fleet of
+two, then faults by chance, seed after seed, for so long (0: until Ctrl-C), on all cores. It
+ends with status 1 at the first violation, and says the seed.
+
+`python -m tests.simulation --seed SEED` runs one of them again and prints every effect.
+"""
+
+import argparse
+import itertools
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+from rich.console import Console
+
+from tests.simulation.faults import FLEETS, by_chance, pairs, run_seed, simulate
+from tests.simulation.world import START, Violation
+
+FLEET = "two"
+PARTS = 460  # of all pairs; each is a second's work or so
+SEEDS = 250  # at a time
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def try_pairs(part: int) -> int:
+    """Run one part of all pairs; return how many there were, raise Violation."""
+    return sum(1 for faults in pairs(FLEET, (), part, PARTS) if simulate(FLEET, faults))
+
+
+def try_seeds(first: int) -> int:
+    """Run the seeds from `first` on; return how many there were, raise Violation."""
+    for seed in range(first, first + SEEDS):
+        run_seed(seed)
+    return SEEDS
+
+
+def soak(minutes: float, first: int) -> None:
+    """Run pairs, then seeds, on all cores; raise Violation."""
+    began = time.monotonic()
+    end = began + 60 * minutes if minutes else float("inf")
+    with multiprocessing.Pool() as pool, console.status("") as status:
+
+        def follow(what: str, counts: Iterable[int]) -> int:
+            total = 0
+            for count in counts:
+                total += count
+                rate = total / (time.monotonic() - began)
+                status.update(f"{total:,} {what}, {rate:.0f} a second")
+            return total
+
+        done = follow("pairs of faults", pool.imap_unordered(try_pairs, range(PARTS)))
+        console.print(f"{done:,} pairs of faults on a fleet of two: no violation.")
+        began = time.monotonic()
+        starts: Iterator[int] = itertools.takewhile(
+            lambda _: time.monotonic() < end, itertools.count(first, SEEDS)
+        )
+        done = follow("seeds", _ahead(pool, starts))
+        console.print(f"{done:,} seeds, from {first} on: no violation.")
+
+
+def _ahead(pool: "multiprocessing.pool.Pool", starts: Iterator[int]) -> Iterator[int]:
+    """Yield what `try_seeds` returns, with no more under way than keeps the cores busy."""
+    while batch := list(itertools.islice(starts, 2 * multiprocessing.cpu_count())):
+        yield from pool.imap_unordered(try_seeds, batch)
+
+
+def show(seed: int) -> None:
+    """Print every effect of one run; raise Violation."""
+    fleet, faults = by_chance(seed)
+    console.print(f"fleet {fleet!r}")
+    for number, fault in sorted(faults.items()):
+        console.print(f"at call {number}: {fault.kind} ({fault.seconds:g} s)")
+    world = FLEETS[fleet]()
+    world.on_effect = lambda effect: console.print(f"{world.now() - START:8.2f} s  {effect}")
+    end = simulate(fleet, faults, world).rollout
+    console.print(f"{end.status}: {end.reason}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.simulation", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--minutes", type=float, default=5, help="0: until Ctrl-C")
+    parser.add_argument("--first", type=int, default=1_000_000, help="the first seed")
+    parser.add_argument("--seed", type=int, help="run this one alone, and print every effect")
+    chosen = parser.parse_args()
+    try:
+        if chosen.seed is not None:
+            show(chosen.seed)
+        else:
+            soak(chosen.minutes, chosen.first)
+    except Violation as violation:
+        console.print(f"[bold red]{violation}")
+        return 1
+    except KeyboardInterrupt:
+        console.print("Stopped: no violation so far.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
