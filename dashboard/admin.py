@@ -114,11 +114,12 @@ class ServiceAdmin(KeptWhileNeeded):
     list_per_page = 50
     search_fields = ["name", "instances__name", "instances__hostname"]
     search_help_text = "A service, or the name or host of one of its instances"
-    readonly_fields = ["locked_by", "created_at", "instance_link"]
+    readonly_fields = ["locked_by", "created_at", "instance_link", "live_slot"]
     actions = ["delete_selected"]
     fieldsets = [
         (None, {"fields": ["name", "instance_link", "created_at"]}),
         ("How it is deployed", {"fields": ["driver", "balancer", "version_source", "policy"]}),
+        ("Slots for blue/green", {"fields": ["live_slot", "preview_url"]}),
         ("Lock", {"fields": ["locked", "lock_reason", "locked_until", "locked_by"]}),
     ]
 

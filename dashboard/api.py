@@ -27,6 +27,7 @@ from dashboard.models import ApiToken
 from dashboard.problems import as_problem, handle_all, problem
 from rollouts import actions, journal
 from rollouts.models import Deployment, Service
+from rollouts.planning import steps_to_json
 from rollouts.snapshots import Json, consistent_snapshot, events_after, one_moment, summaries
 from rollouts.states import DeploymentStatus
 from rollouts.validators import NAME
@@ -206,6 +207,7 @@ def plan(request: HttpRequest, name: str, payload: Body[schemas.Plan]) -> HttpRe
             "strategy": draft.policy.strategy,
             "total": draft.plan.total,
             "batches": [[one.instance.name for one in batch] for batch in draft.plan.batches],
+            "steps": steps_to_json(draft.plan.steps),
             "least_in_service": draft.least_in_service,
             "expected_seconds": round(draft.expected_seconds, 1),
             "warnings": [*_in_the_way(draft.service), *draft.warnings],
@@ -249,6 +251,16 @@ def start(
         idempotency_key=key or "",
     )
     response = answer(_snapshot(deployment.id), 200 if known else 201)
+    response["Location"] = f"/api/v1/deployments/{deployment.id}"
+    return response
+
+
+@api.post("/services/{name}/swap", auth=may(DEPLOY), response={201: schemas.Snapshot, **PROBLEMS})
+def swap(request: HttpRequest, name: str) -> HttpResponse:
+    """Move the traffic to the idle slot as it is: 201 and the deployment that does so."""
+    by, user = request.user.get_username(), request.auth  # type: ignore[attr-defined]
+    deployment = actions.swap(_service(name), by=by, user=user)
+    response = answer(_snapshot(deployment.id), 201)
     response["Location"] = f"/api/v1/deployments/{deployment.id}"
     return response
 
@@ -382,15 +394,23 @@ def resume(request: HttpRequest, deployment_id: str, payload: Body[schemas.Ask])
 
 
 @_asked("promote")
-def promote(request: HttpRequest, deployment_id: str, payload: Body[schemas.Ask]) -> HttpResponse:
-    """Go past a step that waits for approval."""
-    actions.promote(_checked(deployment_id), by=request.user.get_username())
+def promote(
+    request: HttpRequest, deployment_id: str, payload: Body[schemas.Promote]
+) -> HttpResponse:
+    """Go past an approval that is waited for, or the rest of a bake."""
+    actions.promote(
+        _checked(deployment_id),
+        by=request.user.get_username(),
+        to_end=payload.to == "end",
+        seen=payload.seen,
+        step=payload.step,
+    )
     return answer(_snapshot(deployment_id), 202)
 
 
 @_asked("rollback")
 def roll_back(request: HttpRequest, deployment_id: str, payload: Body[schemas.Ask]) -> HttpResponse:
-    """Bring every instance back to its old version."""
+    """Bring every instance back to its old version; of blue/green, shift the traffic back first."""
     by = request.user.get_username()
     actions.roll_back(_checked(deployment_id), by=by, seen=payload.seen)
     return answer(_snapshot(deployment_id), 202)

@@ -8,7 +8,9 @@ from typing import Any
 from django.urls import reverse
 from redis.exceptions import RedisError
 
-from dashboard.screens import duration, moment, waiting_words
+from dashboard.screens import waiting_words
+from dashboard.stages import asks_approval, strategy_words
+from dashboard.times import duration, moment
 from rollouts import ownership, workers
 from rollouts.models import Event
 
@@ -61,15 +63,24 @@ def of_services(services: Iterable[Mapping[str, Any]]) -> list[Notice]:
             )
             url = reverse("deployment", args=[last["id"]])
             notices.append(Notice(f"failed-{name}", "fail", text, url))
-        if len(service["versions"]) > 1:
-            mix = ", ".join(f"{count} on {version or '?'}" for version, count in _most(service))
-            url = reverse("service", args=[name])
-            notices.append(Notice(f"mixed-{name}", "warn", f"{name} runs a mix: {mix}.", url))
+        for slot, versions in _fleets(service).items():
+            if len(versions) > 1:
+                what = f"{slot} of {name}" if slot else name
+                url = reverse("service", args=[name])
+                text = f"{what} runs a mix: {_mix(versions)}."
+                notices.append(Notice(f"mixed-{what}", "warn", text, url))
     return notices
 
 
-def _most(service: Mapping[str, Any]) -> list[tuple[str, int]]:
-    return sorted(service["versions"].items(), key=lambda pair: -pair[1])
+def _fleets(service: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
+    """Return the versions of what should run one each: of both slots, or else of all."""
+    slots: Mapping[str, Mapping[str, int]] = service["slots"]
+    return slots if len(slots) > 1 else {"": service["versions"]}
+
+
+def _mix(versions: Mapping[str, int]) -> str:
+    most_first = sorted(versions.items(), key=lambda pair: -pair[1])
+    return ", ".join(f"{count} on {version or '?'}" for version, count in most_first)
 
 
 def of_deployments(deployments: Sequence[Mapping[str, Any]], now: datetime) -> list[Notice]:
@@ -81,6 +92,9 @@ def of_deployments(deployments: Sequence[Mapping[str, Any]], now: datetime) -> l
         created = moment(one["created_at"]) or now
         if words := waiting_words(one):
             notices.append(Notice(f"waiting-{one['id']}", "warn", f"{what}: {words}", url))
+        if asks_approval(one):
+            text = f"{what} waits for approval, {strategy_words(one)}."
+            notices.append(Notice(f"asks-{one['id']}", "warn", text, url))
         if one["status"] == "paused" and now - _since(one["id"], created) > PAUSED_TOO_LONG:
             waited = duration((now - _since(one["id"], created)).total_seconds())
             notices.append(

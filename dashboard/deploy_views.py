@@ -7,12 +7,14 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods
 
-from dashboard import screens, snapshots
+from dashboard import screens, snapshots, stages
 from dashboard.access import DEPLOY
 from dashboard.forms import DeployForm, differences, seen_of
-from dashboard.views import actor, allowed, service_row
+from dashboard.times import duration
+from dashboard.views import actor, allowed, halves, service_row
 from rollouts import actions
 from rollouts.models import Deployment, Service
+from rollouts.planning import names, steps_to_json
 
 Json = dict[str, Any]
 
@@ -85,11 +87,38 @@ def _drawn(found: Service, form: DeployForm) -> Json:
     return {
         "draft": draft,
         "batches": [[one.instance.name for one in batch] for batch in draft.plan.batches],
-        "expected": screens.duration(draft.expected_seconds),
+        "expected": duration(draft.expected_seconds),
         "seen": seen_of(draft),
         "previous": _previous(draft),
-        "pause": screens.duration(draft.policy.batch_pause) if draft.policy.batch_pause else "",
+        "pause": duration(draft.policy.batch_pause) if draft.policy.batch_pause else "",
+        "strategy": draft.policy.strategy,
+        "course": _course(draft),
+        "between": _slots(draft),
     }
+
+
+def _course(draft: actions.Draft) -> list[Json]:
+    """Return what a canary or blue/green does, each with its instances and what is waited for."""
+    if draft.policy.strategy == "rolling":
+        return []
+    planned = stages.planned(
+        draft.policy.strategy,
+        steps_to_json(draft.plan.steps),
+        draft.policy.canary_steps,
+        draft.plan.batches[0][0].instance.slot,
+    )
+    total = draft.plan.total
+    return [{**one, "names": names(one["names"]), "total": total} for one in planned]
+
+
+def _slots(draft: actions.Draft) -> Json | None:
+    """Return which slot a blue/green deployment changes and which stays; None for others."""
+    if draft.policy.strategy != "blue_green":
+        return None
+    mine = draft.plan.batches[0][0].instance.slot
+    preview = draft.service.preview_url.replace("{slot}", mine)
+    other = stages.OTHER_SLOT[mine]
+    return {"mine": mine, "other": other, "least": draft.least_in_service, "preview": preview}
 
 
 def _previous(draft: actions.Draft) -> str:
@@ -109,6 +138,7 @@ def _form_page(
     row = service_row(snapshots.service_fields(found))
     context = {
         "service": row,
+        "where": _where(row, form, more.get("draft")),
         "form": form,
         "versions": list(dict.fromkeys(recent))[:VERSIONS_OFFERED],
         "page": {"service": found.name, "total": row["total"]},
@@ -116,6 +146,18 @@ def _form_page(
         **more,
     }
     return render(request, "deploy.html", context, status=status)
+
+
+def _where(row: Json, form: DeployForm, draft: actions.Draft | None) -> Json:
+    """Return what the button says that is deployed to: now, and of either kind of strategy."""
+    total = stages.plural(row["total"], "instance")
+    fleet = f"{total} of {row['name']}"
+    idle = next((half for half in halves(row) if half["idle"]), None)
+    slot = f"the idle slot of {row['name']}"
+    if idle:
+        slot = f"{idle['slot']} of {row['name']} ({stages.plural(idle['total'], 'instance')})"
+    strategy = draft.policy.strategy if draft else form.strategy()
+    return {"fleet": fleet, "slot": slot, "now": slot if strategy == "blue_green" else fleet}
 
 
 def _obstacles(found: Service) -> Json:

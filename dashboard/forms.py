@@ -10,9 +10,18 @@ from django import forms
 
 from rollouts.actions import Draft
 from rollouts.models import Service
-from rollouts.policy import KNOBS, Knob, defaults
+from rollouts.policy import BY_KEY, KNOBS, Knob, defaults
 
 OWN_FIELDS = ("version", "note", "key", "previewed")
+# The keys that only one strategy looks at, shown where it is chosen.
+STRATEGY_KEYS = {
+    "canary": ("canary_steps",),
+    "blue_green": ("shift_steps", "approve", "keep_old", "retire_old"),
+}
+OF_STRATEGIES = {key for keys in STRATEGY_KEYS.values() for key in keys}
+CHOICES = {"blue_green": "blue/green"}
+IN_JSON = {"steps", "analysis"}  # kinds of knobs that are typed as JSON
+SHOWN_AT_ONCE = {"strategy", "analysis"} | {knob.key for knob in KNOBS if knob.main}
 
 
 def typed(knob: Knob, raw: Any) -> Any:
@@ -22,6 +31,11 @@ def typed(knob: Knob, raw: Any) -> Any:
         "integer": (int,),
         "amount": (int,),
     }
+    if knob.kind in IN_JSON:
+        try:
+            return json.loads(raw) if raw else raw
+        except ValueError:
+            return raw
     for kind in kinds.get(knob.kind, ()):
         try:
             return kind(raw)
@@ -34,7 +48,14 @@ def shown(value: Any) -> str:
     """Return a knob's value as it would be typed."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    return str(value)
+    if isinstance(value, list):
+        return json.dumps([dict(sorted(step.items(), key=_as_typed)) for step in value])
+    return json.dumps(value) if isinstance(value, dict) else str(value)
+
+
+def _as_typed(item: tuple[str, Any]) -> bool:
+    """Order the keys of a step as one says them, which the database does not keep."""
+    return item[0] not in {"share", "approve"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +65,20 @@ class Drawn:
     field: forms.BoundField
     knob: Knob
     default: str
+
+    @property
+    def wide(self) -> bool:
+        """Whether its value is long, as JSON is."""
+        return self.knob.kind in IN_JSON
+
+
+@dataclass(frozen=True)
+class Group:
+    """The knobs of one strategy, and whether they are hidden because another is chosen."""
+
+    strategy: str
+    fields: list[Drawn]
+    hidden: bool
 
 
 class DeployForm(forms.Form):
@@ -78,12 +113,20 @@ class DeployForm(forms.Form):
         if knob.kind == "switch":
             field = forms.BooleanField(required=False, initial=default, help_text=knob.help)
         elif knob.choices:
-            choices = [(choice, choice.replace("_", " ")) for choice in knob.choices]
+            choices = [(choice, CHOICES.get(choice, choice)) for choice in knob.choices]
             field = forms.CharField(
                 required=False,
                 initial=default,
                 help_text=knob.help,
                 widget=forms.Select(choices=choices),
+            )
+        elif knob.kind in IN_JSON:
+            attributes = {"rows": 2, "placeholder": shown(default), "spellcheck": "false"}
+            field = forms.CharField(
+                required=False,
+                max_length=20_000,
+                help_text=knob.help,
+                widget=forms.Textarea(attributes),
             )
         else:
             mode = {"number": "decimal", "integer": "numeric"}.get(knob.kind, "text")
@@ -112,16 +155,40 @@ class DeployForm(forms.Form):
             else:
                 self.add_error(None, f"{key}: {text}")
 
+    def strategy(self) -> str:
+        """Return the strategy that is chosen, or else that of the service."""
+        chosen = self.data.get("strategy") if self.is_bound else None
+        return str(chosen or self.defaults["strategy"])
+
+    def strategy_field(self) -> Drawn:
+        """Return the knob that says which others are looked at."""
+        return self._drawn(BY_KEY["strategy"])
+
+    def groups(self) -> list[Group]:
+        """Return what is only for one strategy; what was refused is shown whichever is chosen."""
+        return [
+            Group(
+                strategy,
+                [self._drawn(BY_KEY[key]) for key in keys],
+                strategy != self.strategy() and not any(self[key].errors for key in keys),
+            )
+            for strategy, keys in STRATEGY_KEYS.items()
+        ]
+
     def main_fields(self) -> list[Drawn]:
-        """Return the knobs that are shown at once."""
-        return [self._drawn(knob) for knob in KNOBS if knob.main]
+        """Return the other knobs that are shown at once."""
+        shown_too = SHOWN_AT_ONCE - OF_STRATEGIES - {"strategy"}
+        return [self._drawn(knob) for knob in KNOBS if knob.key in shown_too]
 
     def more_fields(self) -> list[Drawn]:
         """Return the knobs that are folded away."""
-        return [self._drawn(knob) for knob in KNOBS if not knob.main]
+        return [
+            self._drawn(knob) for knob in KNOBS if knob.key not in SHOWN_AT_ONCE | OF_STRATEGIES
+        ]
 
     def _drawn(self, knob: Knob) -> Drawn:
-        return Drawn(self[knob.key], knob, shown(self.defaults[knob.key]))
+        default = shown(self.defaults[knob.key])
+        return Drawn(self[knob.key], knob, CHOICES.get(default, default))
 
     def more_open(self) -> bool:
         """Whether something folded away wants to be seen: an error, or a value of one's own."""

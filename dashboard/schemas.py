@@ -1,7 +1,7 @@
 """What REST takes and gives, for its checks of input and its description of itself."""
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 from ninja import Field, Schema
 from pydantic import ConfigDict, field_validator
@@ -87,6 +87,17 @@ class Progress(Schema):
     batches: int
 
 
+class Promote(Ask):
+    """Going past what is waited for."""
+
+    to: Literal["next", "end"] = Field(
+        "next", description="The next step, or the end: past all that come before 100 %."
+    )
+    step: int | None = Field(
+        None, description="The step that was acted on; 409 if it is another one by now."
+    )
+
+
 class HealthCheck(Schema):
     """One answer to a probe."""
 
@@ -118,7 +129,31 @@ class Traffic(Schema):
 
     requests: int
     failed_requests: int
-    shares: dict[str, float]
+    shares: dict[str, float] = Field(description="By version, as the weights are set.")
+    observed: dict[str, float] = Field(
+        description="By version, of what was answered since the weights were set last."
+    )
+
+
+class Side(Schema):
+    """What one side answered since the new one has traffic; `response_pm` two standard errors."""
+
+    answers: int
+    errors: int
+    response_ms: float | None
+    response_pm: float | None
+
+
+class Analysis(Schema):
+    """What the live traffic says so far; condemned once `evidence` is above `against_at`."""
+
+    old: Side
+    new: Side
+    evidence: float
+    against_at: float
+    verdict: str
+    words: str
+    unseen: str
 
 
 class Summary(Schema):
@@ -130,8 +165,12 @@ class Summary(Schema):
     previous_version: str
     strategy: str
     status: str
+    step: int
     reason: str
     policy: dict[str, Any]
+    approvals: list[int] = Field(
+        description="The steps of the plan at which it waits until a person promotes it."
+    )
     progress: Progress
     traffic: Traffic
     note: str
@@ -149,6 +188,9 @@ class Summary(Schema):
 class Snapshot(Summary):
     """A deployment as a whole, as of event `seq`."""
 
+    steps: list[dict[str, Any]] = Field(description="The plan; `step` is the one that is next.")
+    way_back: list[dict[str, Any]] | None = Field(description="Where it is followed instead.")
+    analysis: Analysis | None
     targets: list[Target]
 
 
@@ -189,9 +231,14 @@ class Service(Schema):
     name: str
     total: int
     versions: dict[str, int]
+    slots: dict[str, dict[str, int]] = Field(
+        description="The same for each slot; empty where no instance is in one."
+    )
     lock: Lock
     active_deployment: str | None
     last_deployment: LastDeployment | None
+    live_slot: str = Field(description="blue, green, or empty before the first shift.")
+    preview_url: str = Field(description="Of the idle slot, where the service has one.")
     policy: dict[str, Any]
 
 
@@ -222,6 +269,7 @@ class Draft(Schema):
     strategy: str
     total: int
     batches: list[list[str]]
+    steps: list[dict[str, Any]]
     least_in_service: int
     expected_seconds: float
     warnings: list[str]

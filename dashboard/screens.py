@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from dashboard import stages
+from dashboard.times import duration, moment
 from rollouts.facts import Waiting
 from rollouts.states import ACTIVE, IN_FLIGHT
 
@@ -30,6 +32,7 @@ TILES: dict[str, Look] = {
     "updating": Look("⟳", "updating", "active"),
     "checking": Look("◔", "checking", "active"),
     "serving": Look("✓", "serving", "ok"),
+    "verified": Look("◎", "verified", "ok"),
     "failed": Look("✕", "failed", "fail"),
     "rolling_back": Look("↶", "rolling back", "warn"),
     "restored": Look("↺", "restored", "ok"),
@@ -46,12 +49,25 @@ DEPLOYMENTS: dict[str, Look] = {
     "failed": Look("✕", "failed", "fail"),
     "cancelled": Look("■", "cancelled", "wait"),
 }
+# What the state of a deployment is called while a person has to say how it goes on.
+ASKS = Look("!", "waiting for approval", "warn")
+# Of the stops of a canary or of blue/green.
+STOPS: dict[str, Look] = {
+    "done": Look("✓", "done", "ok"),
+    "now": Look("▶", "under way", "active"),
+    "asks": ASKS,
+    "paused": Look("‖", "paused", "warn"),
+    "coming": Look("○", "to come", "wait"),
+    "left": Look("–", "left out", "wait"),
+}
 WISHES = {
     "stop": "Stopping here",
     "roll_back": "Stopping and rolling back",
     "rollback": "Rolling back",
     "pause": "Pausing when this batch is done",
     "resume": "Resuming",
+    "promote": "Promoting",
+    "promote_all": "Promoting to the end",
 }
 STEPS = {"draining": "draining", "updating": "updating", "health_checking": "checking"}
 PLAIN = {"pending": "waiting", "healthy": "serving", "rolled_back": "restored", **STEPS}
@@ -71,14 +87,21 @@ def vocabulary() -> Json:
     return {
         "tiles": {key: asdict(look) for key, look in TILES.items()},
         "deployments": {key: asdict(look) for key, look in DEPLOYMENTS.items()},
+        "asks": asdict(ASKS),
+        "stops": {key: asdict(look) for key, look in STOPS.items()},
         "wishes": WISHES,
         "waiting": {one.value: [one.words(False), one.words(True)] for one in Waiting},
     }
 
 
-def tile_state(target: Mapping[str, Any], deployment_status: str) -> str:
-    """Return which of TILES the target is, within a deployment of that status."""
+def tile_state(target: Mapping[str, Any], deployment_status: str, traffic: bool = True) -> str:
+    """Return which of TILES the target is, within a deployment of that status.
+
+    `traffic` is whether who is healthy on the new version is given any.
+    """
     status = target["status"]
+    if status == "healthy" and not traffic:
+        return "verified"
     over = deployment_status not in ACTIVE_VALUES
     if status == "failed":
         return "held_out" if over else "failed"
@@ -123,24 +146,11 @@ def well(check: Mapping[str, Any]) -> bool:
     return not check["error"] and 200 <= (check["status"] or 0) < 300
 
 
-def duration(seconds: float) -> str:
-    """Return `seconds` in the two units that matter."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def moment(text: str | None) -> datetime | None:
-    """Return the aware datetime that a snapshot's time says."""
-    return datetime.fromisoformat(text) if text else None
-
-
-def tile(target: Mapping[str, Any], deployment_status: str, now: datetime) -> Json:
+def tile(
+    target: Mapping[str, Any], deployment_status: str, now: datetime, traffic: bool = True
+) -> Json:
     """Return what the tile of one target shows."""
-    state = tile_state(target, deployment_status)
+    state = tile_state(target, deployment_status, traffic)
     since = moment(target["updated_at"])
     running = deployment_status in ACTIVE_VALUES and target["status"] != "pending"
     seconds = (now - since).total_seconds() if since else 0
@@ -157,6 +167,8 @@ def tile(target: Mapping[str, Any], deployment_status: str, now: datetime) -> Js
 
 def detail(target: Mapping[str, Any], state: str) -> str:
     """Return what more there is to say: the step on the way back, the sessions still open."""
+    if state == "verified":
+        return "no traffic"
     step = STEPS.get(target["status"], "") if state == "rolling_back" else ""
     draining = target["status"] == "draining" and target["sessions"] is not None
     sessions = f"{target['sessions']} open" if draining else ""
@@ -166,18 +178,18 @@ def detail(target: Mapping[str, Any], state: str) -> str:
 def lanes(snapshot: Mapping[str, Any], now: datetime) -> list[Json]:
     """Return the batches in the order of the plan, each with its tiles and its state."""
     batches: dict[int, list[Json]] = {}
+    traffic = stages.takes_traffic(snapshot)
     for target in snapshot["targets"]:
-        drawn = tile(target, snapshot["status"], now)
+        drawn = tile(target, snapshot["status"], now, traffic)
         batches.setdefault(target["batch"], []).append(drawn)
-    pause = (snapshot["policy"] or {}).get("batch_pause") or 0
     return [
         {
             "batch": number,
             "tiles": tiles,
             **lane_state(tiles, snapshot["status"]),
-            "pause": duration(pause) if pause and position else "",
+            "before": stages.before_batch(snapshot["steps"], number),
         }
-        for position, (number, tiles) in enumerate(batches.items())
+        for number, tiles in batches.items()
     ]
 
 
@@ -232,7 +244,7 @@ def segments(progress: Mapping[str, int]) -> list[Json]:
 
 def card(summary: Mapping[str, Any], now: datetime) -> Json:
     """Return what a deployment looks like in a list or in the head of its page."""
-    look = DEPLOYMENTS.get(summary["status"], Look("?", str(summary["status"]), "wait"))
+    look = look_of(summary)
     begun = moment(summary["started_at"]) or moment(summary["created_at"]) or now
     ended = moment(summary["completed_at"])
     took = ((ended or now) - begun).total_seconds()
@@ -243,11 +255,20 @@ def card(summary: Mapping[str, Any], now: datetime) -> Json:
         "active": summary["status"] in ACTIVE_VALUES,
         "segments": segments(summary["progress"]),
         "counts": counts(summary["progress"]),
+        "done": done(summary["progress"]),
+        "strategy_words": stages.strategy_words(summary),
         "elapsed": duration(took),
         "left": "" if left is None else f"about {duration(left)} left",
         "wish_words": WISHES.get(summary["wish"], "") if summary["wish"] else "",
         "waiting_words": waiting_words(summary),
     }
+
+
+def look_of(summary: Mapping[str, Any]) -> Look:
+    """Return how the state of a deployment looks, a person being asked for included."""
+    if stages.asks_approval(summary):
+        return ASKS
+    return DEPLOYMENTS.get(summary["status"], Look("?", str(summary["status"]), "wait"))
 
 
 def waiting_words(summary: Mapping[str, Any]) -> str:
@@ -256,8 +277,15 @@ def waiting_words(summary: Mapping[str, Any]) -> str:
     return Waiting(what).words(bool(summary["started_at"])) if what else ""
 
 
+def done(progress: Mapping[str, int]) -> int:
+    """Return how many instances have the new version; where none is changed, who is verified."""
+    return max(progress["updated"], progress["healthy"])
+
+
 def counts(progress: Mapping[str, int]) -> str:
     """Return how far it is: "8/20 updated, 0 failed, batch 5 of 10"."""
+    if progress["healthy"] > progress["updated"]:
+        return f"{progress['healthy']}/{progress['total']} verified, {progress['failed']} failed"
     restored = f", {progress['rolled_back']} restored" if progress["rolled_back"] else ""
     return (
         f"{progress['updated']}/{progress['total']} updated, {progress['failed']} failed"
@@ -266,32 +294,21 @@ def counts(progress: Mapping[str, int]) -> str:
 
 
 def seconds_left(summary: Mapping[str, Any], took: float) -> float | None:
-    """Return about how long it still takes at the pace so far; None while nobody can tell."""
+    """Return about how long it still takes at the pace so far; None while nobody can tell.
+
+    Nobody can of what waits for the traffic or for a person on its way.
+    """
     progress = summary["progress"]
-    if summary["status"] != "in_progress" or not progress["healthy"]:
+    steady = summary["strategy"] == "rolling" and summary["status"] == "in_progress"
+    if not steady or not progress["healthy"]:
         return None
     rest = progress["total"] - progress["healthy"] - progress["failed"]
     return float(took * rest / progress["healthy"])
 
 
-def shares(traffic: Mapping[str, Any], version: str) -> list[Json]:
-    """Return the bar of traffic by version: the new version last, positions in percent."""
-    known = traffic.get("shares") or {}
-    drawn: list[Json] = []
-    at = 0.0
-    for name in sorted(known, key=lambda one: (one == version, one)):
-        percent = 100 * known[name]
-        drawn.append(
-            {
-                "version": name,
-                "new": name == version,
-                "x": f"{at:g}%",
-                "width": f"{percent:g}%",
-                "percent": f"{percent:.0f} %",
-            }
-        )
-        at += percent
-    return drawn
+def rail(snapshot: Mapping[str, Any], now: datetime) -> list[Json]:
+    """Return the stops of a canary or of blue/green with their looks; none for rolling."""
+    return [{**stop, **asdict(STOPS[stop["state"]])} for stop in stages.rail(snapshot, now)]
 
 
 def first_failure(events: Iterable[Mapping[str, Any]]) -> Json | None:

@@ -3,7 +3,7 @@
 A deployment's own snapshot is drawn in `rollouts.snapshots`.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -59,7 +59,7 @@ def service_detail(service: Service) -> Json:
 def services_fields(services: Sequence[Service]) -> list[Json]:
     """Return each of `services`, with three queries for all of them."""
     ids = [service.pk for service in services]
-    versions = _versions(ids)
+    versions, slots = _versions(ids)
     latest = {
         one.service_id: one
         for one in Deployment.objects.filter(service__in=ids)
@@ -76,28 +76,42 @@ def services_fields(services: Sequence[Service]) -> list[Json]:
             "name": service.name,
             "total": sum(versions[service.pk].values()),
             "versions": versions[service.pk],
+            "slots": slots[service.pk],
             "lock": lock_fields(service),
             "active_deployment": active.get(service.pk),
             "last_deployment": _brief(latest.get(service.pk)),
+            "live_slot": service.live_slot,
+            "preview_url": service.preview_of_idle,
             "policy": service.policy,
         }
         for service in services
     ]
 
 
-def _versions(ids: Iterable[int]) -> dict[int, dict[str, int]]:
-    """Return how many active instances of each service run which version, most first."""
+Counts = dict[int, dict[str, int]]
+
+
+def _versions(ids: Iterable[int]) -> tuple[Counts, dict[int, dict[str, dict[str, int]]]]:
+    """Return how many active instances of each service run which version, most first; and the
+    same for each of its slots.
+    """
     rows = (
         Instance.objects.filter(service__in=ids, active=True)
         .order_by()
-        .values_list("service_id", "version")
+        .values_list("service_id", "version", "slot")
         .annotate(count=Count("id"))
         .order_by("-count", "version")
     )
-    versions: dict[int, dict[str, int]] = defaultdict(dict)
-    for service_id, version, count in rows:
-        versions[service_id][version] = count
-    return versions
+    counted: dict[int, Counter[str]] = defaultdict(Counter)
+    slots: dict[int, dict[str, dict[str, int]]] = defaultdict(dict)
+    for service_id, version, slot, count in rows:
+        counted[service_id][version] += count
+        if slot:
+            slots[service_id].setdefault(slot, {})[version] = count
+    versions: Counts = defaultdict(dict)
+    for service_id, found in counted.items():
+        versions[service_id] = dict(sorted(found.items(), key=lambda one: (-one[1], one[0])))
+    return versions, slots
 
 
 def _brief(deployment: Deployment | None) -> Json | None:

@@ -45,10 +45,12 @@ urlpatterns = [
     path("services/<slug:name>/", views.service, name="service"),
     path("services/<slug:name>/deploy/", deploy_views.deploy, name="deploy"),
     path("services/<slug:name>/plan/", deploy_views.plan, name="plan"),
+    path("services/<slug:name>/swap/", views.swap, name="swap"),
     path("deployments/<slug:deployment_id>/", views.deployment, name="deployment"),
     path("deployments/<slug:deployment_id>/cancel/", views.cancel, name="cancel"),
     path("deployments/<slug:deployment_id>/pause/", views.pause, name="pause"),
     path("deployments/<slug:deployment_id>/resume/", views.resume, name="resume"),
+    path("deployments/<slug:deployment_id>/promote/", views.promote, name="promote"),
     path("deployments/<slug:deployment_id>/rollback/", views.roll_back, name="rollback"),
     path(
         "login/",

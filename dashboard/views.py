@@ -14,8 +14,9 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 from django.views.defaults import page_not_found
 
-from dashboard import attention, problems, screens, snapshots
+from dashboard import attention, problems, screens, snapshots, stages, traffic
 from dashboard.access import DEPLOY, VIEW_DEPLOYMENT, VIEW_SERVICE
+from dashboard.times import moment
 from rollouts import actions
 from rollouts.models import Deployment, Event, HealthCheck, Service
 from rollouts.snapshots import check_fields, event_fields, one_moment, snapshot, summaries
@@ -25,6 +26,11 @@ View = Callable[..., HttpResponseBase]
 
 LOG_SHOWN = 300  # last events in a page; the rest is fetched on demand
 HISTORY_SHOWN = 25
+DIALOGS = ("stop", "promote", "back")  # of a deployment's page, opened by the address
+CARD_KEYS = (
+    *("id", "service", "version", "previous_version", "strategy", "status", "progress", "seq"),
+    *("step", "approvals", "wish", "traffic", "started_at", "created_at"),
+)
 
 
 def allowed(*rights: str) -> Callable[[View], View]:
@@ -119,7 +125,7 @@ def service(request: HttpRequest, name: str) -> HttpResponseBase:
         checks = _last_checks(found)
     running = [one for one in history if one["active"]]
     instances = [
-        {**one, "check": checks.get(one["name"]), "mixed": _differs(one, detail["versions"])}
+        {**one, "check": checks.get(one["name"]), "mixed": _differs(one, detail)}
         for one in detail["instances"]
     ]
     context = {
@@ -128,14 +134,14 @@ def service(request: HttpRequest, name: str) -> HttpResponseBase:
         "cards": running,
         "history": history,
         "may_deploy": may_deploy(request),
+        "swap_open": "swap" in request.GET,
         "page": {**_page(), "service": name, "deployments": _plain(running)},
     }
     return render(request, "service.html", context)
 
 
 def _plain(cards: list[Json]) -> list[Json]:
-    keys = ("id", "service", "status", "progress", "seq", "started_at", "created_at", "version")
-    return [{key: one[key] for key in keys} for one in cards]
+    return [{key: one[key] for key in CARD_KEYS} for one in cards]
 
 
 def _last_checks(service: Service) -> dict[str, Json]:
@@ -152,8 +158,9 @@ def _last_checks(service: Service) -> dict[str, Json]:
     }
 
 
-def _differs(instance: Mapping[str, Any], versions: Mapping[str, int]) -> bool:
-    """Whether the instance runs something else than most do."""
+def _differs(instance: Mapping[str, Any], service: Mapping[str, Any]) -> bool:
+    """Whether the instance runs something else than most do, of its slot where it has one."""
+    versions = service["slots"].get(instance["slot"]) or service["versions"]
     most = max(versions, key=lambda version: versions[version], default="")
     return bool(instance["active"]) and instance["version"] != most
 
@@ -164,15 +171,35 @@ def service_row(service: Mapping[str, Any]) -> Json:
     look = screens.DEPLOYMENTS.get(last["status"]) if last else None
     return {
         **service,
-        "mix": [
-            {"version": version or "?", "count": count}
-            for version, count in sorted(service["versions"].items(), key=lambda pair: -pair[1])
-        ],
-        "last": {**last, "look": look, "moment": screens.moment(last["created_at"])}
-        if last
-        else None,
-        "until": screens.moment(service["lock"]["until"]),
+        "mix": mix(service["versions"]),
+        "halves": halves(service),
+        "last": {**last, "look": look, "moment": moment(last["created_at"])} if last else None,
+        "until": moment(service["lock"]["until"]),
     }
+
+
+def mix(versions: Mapping[str, int]) -> list[Json]:
+    """Return versions with how many instances run each, most first."""
+    most_first = sorted(versions.items(), key=lambda pair: -pair[1])
+    return [{"version": version or "?", "count": count} for version, count in most_first]
+
+
+def halves(service: Mapping[str, Any]) -> list[Json]:
+    """Return the two slots, the live one first; nothing where the service has not both."""
+    slots, live = service["slots"], service["live_slot"]
+    if len(slots) < 2:
+        return []
+    return [
+        {
+            "slot": slot,
+            "live": slot == live,
+            "idle": bool(live) and slot != live,
+            "mix": mix(slots[slot]),
+            "total": sum(slots[slot].values()),
+            "words": " and ".join(version or "?" for version in slots[slot]),
+        }
+        for slot in sorted(slots, key=lambda slot: (slot != live, slot))
+    ]
 
 
 @require_GET
@@ -189,24 +216,26 @@ def _deployment_page(
     problem: str = "",
 ) -> HttpResponse:
     with one_moment():
-        held = snapshot(actions.deployment_with(deployment_id))
+        found = actions.deployment_with(deployment_id)
+        held = snapshot(found)
         log = _log(deployment_id)
         failures = Event.objects.filter(deployment=deployment_id, kind="target").order_by("seq")
         broken = failures.filter(patch__targets__0__status="failed")[:1]
         failure = screens.first_failure(event_fields(event) for event in broken)
     now = timezone.now()
-    chosen = request.GET.get("instance", "")
-    head = screens.card(held, now)
     context = {
-        "deployment": head,
+        "deployment": screens.card(held, now),
+        "decision": stages.decision(held, now),
         "lanes": screens.lanes(held, now),
         "across": screens.across(held["targets"]),
-        "shares": screens.shares(held["traffic"], held["version"]),
-        "failure": failure and {**failure, "moment": screens.moment(failure["at"])},
+        "rail": screens.rail(held, now),
+        "preview": _preview(held, found.service),
+        "traffic": _traffic(held),
+        "failure": failure and {**failure, "moment": moment(failure["at"])},
         "events": [_log_row(event) for event in log if event["message"]],
-        "chosen": _panel(held, log, chosen, now),
-        "stop": _stop_facts(head),
-        "stop_open": "stop" in request.GET,
+        "chosen": _panel(held, log, request.GET.get("instance", ""), now),
+        **_offers(held),
+        "opened": next((one for one in DIALOGS if one in request.GET), ""),
         "problem": problem,
         "may_deploy": may_deploy(request),
         "page": {
@@ -232,7 +261,7 @@ def _log(deployment_id: str) -> list[Json]:
 
 
 def _log_row(event: Json) -> Json:
-    return {**event, "moment": screens.moment(event["at"])}
+    return {**event, "moment": moment(event["at"])}
 
 
 def _panel(held: Json, log: list[Json], name: str, now: Any) -> Json | None:
@@ -241,9 +270,9 @@ def _panel(held: Json, log: list[Json], name: str, now: Any) -> Json | None:
         if target["instance"] == name:
             mine = [event for event in log if event.get("target") == name and event["message"]]
             return {
-                **screens.tile(target, held["status"], now),
+                **screens.tile(target, held["status"], now, stages.takes_traffic(held)),
                 "checks": [
-                    {**check, "good": screens.well(check), "moment": screens.moment(check["at"])}
+                    {**check, "good": screens.well(check), "moment": moment(check["at"])}
                     for check in reversed(target["health_checks"])
                 ],
                 "output": [event for event in mine if event["kind"] == "output"],
@@ -252,16 +281,32 @@ def _panel(held: Json, log: list[Json], name: str, now: Any) -> Json | None:
     return None
 
 
-def _stop_facts(head: Json) -> Json:
-    """Return what each way of stopping leads to."""
-    progress = head["progress"]
-    updated, total = progress["updated"], progress["total"]
+def _offers(held: Json) -> Json:
+    """Return what may be asked of the deployment as it is, and what would come of it."""
     return {
-        "new": updated,
-        "old": total - updated,
-        "total": total,
-        "mixed": 0 < updated < total,
-        "back": head["previous_version"] or "their old versions",
+        "may_pause": stages.may_pause(held),
+        "promotion": stages.promotion(held),
+        "shift_back": stages.shift_back(held),
+        "stop": stages.stopping(held),
+    }
+
+
+def _preview(held: Json, service: Service) -> Json:
+    """Return where the slot that is deployed to can be tried, if it is known."""
+    slot, _ = stages.slots(held)
+    return {"slot": slot, "url": service.preview_url.replace("{slot}", slot) if slot else ""}
+
+
+def _traffic(held: Json) -> Json:
+    """Return what the page shows of the traffic."""
+    return {
+        "bars": traffic.split(held),
+        "words": traffic.split_words(held),
+        "requests": f"{held['traffic']['requests']:,}",
+        "failed": f"{held['traffic']['failed_requests']:,}",
+        "sides": traffic.sides(held),
+        "evidence": traffic.evidence(held),
+        "errors": traffic.errors_so_far(held),
     }
 
 
@@ -271,7 +316,13 @@ def button(action: Callable[..., Deployment], words: str) -> View:
     @require_POST
     @allowed(DEPLOY)
     def press(request: HttpRequest, deployment_id: str) -> HttpResponseBase:
-        given = {"mode": request.POST.get("mode", "")} if action is actions.cancel else {}
+        given: dict[str, Any] = {}
+        if action is actions.cancel:
+            given["mode"] = request.POST.get("mode", "")
+        if action is actions.promote:
+            step = request.POST.get("step", "")
+            given["to_end"] = request.POST.get("to", "") == "end"
+            given["step"] = int(step) if step.isdecimal() and len(step) < 6 else None
         seen = request.POST.get("seen", "")
         try:
             action(deployment_id, by=actor(request), seen=seen, **given)
@@ -287,6 +338,19 @@ def button(action: Callable[..., Deployment], words: str) -> View:
     return press
 
 
+@require_POST
+@allowed(DEPLOY)
+def swap(request: HttpRequest, name: str) -> HttpResponseBase:
+    """Move the traffic to the idle slot, and show how."""
+    found = actions.service_named(name)
+    try:
+        begun = actions.swap(found, by=actor(request), user=request.user)  # type: ignore[arg-type]
+    except (actions.Conflict, actions.Refused) as error:
+        messages.error(request, f"The slots were not swapped. {error}")
+        return redirect("service", name)
+    return redirect("deployment", begun.id)
+
+
 def _answer(
     request: HttpRequest, deployment_id: str, status: HTTPStatus, text: str
 ) -> HttpResponseBase:
@@ -298,4 +362,5 @@ def _answer(
 cancel = button(actions.cancel, "Asked to stop. What is under way is brought to a safe end first.")
 pause = button(actions.pause, "Asked to pause. The batch under way ends first.")
 resume = button(actions.resume, "Asked to go on.")
+promote = button(actions.promote, "Asked to promote.")
 roll_back = button(actions.roll_back, "Asked to roll back.")

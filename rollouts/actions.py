@@ -13,11 +13,12 @@ from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 
 from rollouts import balancers, dispatch, jobs, journal, planning
-from rollouts.facts import Answer, BalancerReport, Change, Pause, Wish
+from rollouts.facts import FULL_WEIGHT, Answer, Approve, Bake, BalancerReport, Change, Wish
 from rollouts.models import Deployment, Instance, Service, Target
 from rollouts.policy import Policy, PolicyError, parse
 from rollouts.ports import BalancerError
 from rollouts.states import ACTIVE, TERMINAL, DeploymentStatus
+from rollouts.strategies import Observed
 from rollouts.validators import VERSION, VERSION_HINT
 
 LOOK_TIMEOUT = 2.0  # seconds that a look at the fleet may take before a start
@@ -59,7 +60,7 @@ class Draft:
     @property
     def least_in_service(self) -> int:
         """Return how many instances are in rotation at least, at any instant."""
-        return max(0, self.plan.total - self.plan.limit)
+        return self.plan.least
 
 
 def service_named(name: str) -> Service:
@@ -96,7 +97,7 @@ def plan(service: Service, version: str, policy: Mapping[str, Any] | None = None
         raise Refused(errors)
     observed, warnings = _look(service, instances, frozen)
     try:
-        made = planning.plan(version, observed, frozen)
+        made = planning.plan(version, observed, frozen, service.live_slot)
     except planning.Refused as error:
         raise Refused(error.errors) from None
     seconds = planning.expected_seconds(made, frozen, _batch_seconds(service))
@@ -105,7 +106,7 @@ def plan(service: Service, version: str, policy: Mapping[str, Any] | None = None
 
 def _look(
     service: Service, instances: Sequence[Instance], policy: Policy
-) -> tuple[list[planning.Observed], list[str]]:
+) -> tuple[list[Observed], list[str]]:
     """Return every instance as it is now; raise Refused where the balancer lacks a server."""
     adapters = jobs.adapters_of(service)
     report, answers = async_to_sync(_ask_all)(adapters, instances, policy)
@@ -119,12 +120,19 @@ def _look(
                 f"{service.balancer.get('backend', '')!r} or correct the inventory"
             }
         )
+    servers = report.servers if report else {}
+    if policy.judging.enabled and any(one.answers is None for one in servers.values()):
+        warnings.append(
+            "The balancer does not count what its servers answer: the new version is not judged "
+            "on live traffic."
+        )
     observed = [
-        planning.Observed(
+        Observed(
             instance=instance.fact(),
             version=answer.version or instance.version,
             healthy=answer.ok,
-            serving=report.servers[instance.server].serving if report else None,
+            serving=servers[instance.server].serving if servers else None,
+            weight=servers[instance.server].full if servers else FULL_WEIGHT,
         )
         for instance, answer in zip(instances, answers, strict=True)
     ]
@@ -161,10 +169,13 @@ def _batch_seconds(service: Service) -> float:
         if deployment.completed_at is None or deployment.started_at is None:
             continue
         steps = planning.steps_from_json(deployment.plan)
+        if any(isinstance(step, Approve) for step in steps):
+            continue  # what a person took says nothing
         batches = sum(isinstance(step, Change) for step in steps)
-        pauses = sum(step.seconds for step in steps if isinstance(step, Pause))
         policy = deployment.policy
-        fixed = pauses + batches * (policy["min_healthy_time"] + policy["slow_start"])
+        fixed = planning.waits(steps) + batches * (
+            policy["min_healthy_time"] + policy["slow_start"]
+        )
         total = (deployment.completed_at - deployment.started_at).total_seconds()
         took.append(max(0.1, total - fixed) / max(1, batches))
     return sorted(took)[len(took) // 2] if took else TYPICAL_BATCH_SECONDS
@@ -191,7 +202,8 @@ def start(
         _check_free(service)
         draft = plan(service, version, policy)
         _refuse_same_version(draft)
-        return _store(draft, by=by, user=user, note=note, idempotency_key=idempotency_key)
+        words = f"{by} asked for {version} on {draft.plan.total} instances of {service.name}."
+        return _store(draft, words, by=by, user=user, note=note, idempotency_key=idempotency_key)
     except (Conflict, IntegrityError):
         # A double click, or somebody else, was quicker by a moment.
         if (same := _same(service, idempotency_key)) is not None:
@@ -210,16 +222,38 @@ def _refuse_same_version(draft: Draft) -> None:
         )
 
 
+def swap(service: Service, *, by: str, user: User | None = None) -> Deployment:
+    """Move the traffic to the idle slot as it is, once the whole of it is verified.
+
+    It is a deployment of the version that the slot runs, and changes no instance. Raises Refused
+    where there are no two slots or the idle one has several versions, Conflict as `start` does.
+    """
+    _check_free(service)
+    instances = list(service.instances.filter(active=True))
+    frozen = parse(service.policy, {"strategy": "blue_green"}, total=len(instances))
+    observed, warnings = _look(service, instances, frozen)
+    try:
+        version, made = planning.swap(observed, frozen, service.live_slot)
+    except planning.Refused as error:
+        raise Refused(error.errors) from None
+    draft = Draft(service, version, frozen, made, tuple(warnings), 0.0)
+    words = f"{by} asked for the traffic to move to {version} in the idle slot of {service.name}."
+    try:
+        return _store(draft, words, by=by, user=user, note="", idempotency_key="")
+    except IntegrityError:
+        _check_free(service)
+        raise
+
+
 def _store(
-    draft: Draft, *, by: str, user: User | None, note: str, idempotency_key: str
+    draft: Draft, words: str, *, by: str, user: User | None, note: str, idempotency_key: str
 ) -> Deployment:
     """Store the deployment of `draft`, and enqueue it; raise IntegrityError."""
     service = draft.service
-    versions = [one.version for batch in draft.plan.batches for one in batch]
     deployment = Deployment(
         service=service,
         version=draft.version,
-        previous_version=max(versions, key=versions.count),
+        previous_version=draft.plan.previous,
         strategy=draft.policy.strategy,
         policy=journal.policy_json(draft.policy),
         adapters=jobs.adapters_of(service),
@@ -230,11 +264,7 @@ def _store(
         idempotency_key=idempotency_key,
     )
     with transaction.atomic():
-        journal.create(
-            deployment,
-            _targets(deployment, draft),
-            f"{by} asked for {draft.version} on {draft.plan.total} instances of {service.name}.",
-        )
+        journal.create(deployment, _targets(deployment, draft), words)
         transaction.on_commit(lambda: dispatch.call_worker(deployment.id))
     return deployment
 
@@ -337,10 +367,39 @@ def resume(deployment_id: str, *, by: str, seen: str = "") -> Deployment:
         return _ask(deployment_id, wish, by, f"{by} asked to resume.")
 
 
-def promote(deployment_id: str, *, by: str) -> Deployment:
-    """Go past a step that waits for approval; raise Conflict where none does."""
-    deployment = _held(deployment_id, "")
-    raise Conflict(f"{deployment.id} waits for no approval.", deployment.id)
+def promote(
+    deployment_id: str,
+    *,
+    by: str,
+    to_end: bool = False,
+    seen: str = "",
+    step: int | None = None,
+) -> Deployment:
+    """Go past what is waited for: an approval, or the rest of a bake.
+
+    With `to_end` past all that come before the new version has everything; the old slot stays
+    warm all the same. `step` is the one that the asker acted on. Raises Conflict where nothing
+    is waited for, or where it is at another step by now.
+    """
+    with transaction.atomic():
+        deployment = _held(deployment_id, seen)
+        _refuse_while_ending(deployment)
+        ahead = planning.steps_from_json(deployment.plan)[deployment.cursor :]
+        going_on = deployment.status == DeploymentStatus.IN_PROGRESS
+        if not going_on or not ahead or not isinstance(ahead[0], Approve | Bake):
+            raise Conflict(
+                f"{deployment.id} is {deployment.status} and waits for no approval and no bake.",
+                deployment.id,
+            )
+        if step is not None and step != deployment.cursor:
+            raise Conflict(
+                f"{deployment.id} has gone on since you looked; look again and promote it if you "
+                "still want to.",
+                deployment.id,
+            )
+        wish = Wish.PROMOTE_ALL if to_end else Wish.PROMOTE
+        words = "promote it to the end" if to_end else "promote it"
+        return _ask(deployment_id, wish, by, f"{by} asked to {words}.")
 
 
 def _ask(deployment_id: str, wish: Wish | None, by: str, message: str) -> Deployment:

@@ -5,7 +5,7 @@ The same way leads forward to the new version and back to the old one.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -106,6 +106,8 @@ class Rotation:
         self._out: set[str] = set()
         self._in: set[str] = set()  # put back; nothing is wanted of those in neither
         self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._weights: dict[str, int] = {}  # as told; nothing is wanted of other servers
+        self._weighing = asyncio.Lock()
 
     async def report(self) -> BalancerReport:
         """Return what the balancer says of every server; raise BalancerError."""
@@ -127,9 +129,27 @@ class Rotation:
                 self.want_out(server)
                 raise
 
-    async def set_weight(self, server: str, percent: int) -> None:
-        """Give `server` a share of its weight; raise BalancerError or LeaseLost."""
-        await self._steer(lambda: self._balancer.set_weight(server, percent))
+    async def set_weight(self, server: str, weight: int) -> None:
+        """Give one server its weight; raise BalancerError or LeaseLost."""
+        await persist(lambda: self.shift({server: weight}))
+
+    async def shift(self, weights: Mapping[str, int]) -> None:
+        """Give servers their weights, all at once, in one try; raise BalancerError or LeaseLost."""
+        async with self._weighing:
+            self._weights.update(weights)
+            await self._steer_once(lambda: self._balancer.set_weights(weights))
+
+    def want_weights(self, weights: Mapping[str, int]) -> None:
+        """Want these weights, which the balancer has already."""
+        self._weights.update(weights)
+
+    def resume_weights(self, weights: Mapping[str, int]) -> None:
+        """Want these weights of servers that were not told any, as they were set before."""
+        self._weights = {**weights, **self._weights}
+
+    def weighs(self, server: str) -> bool:
+        """Whether the balancer is told a weight of `server` again where it lost it."""
+        return server in self._weights
 
     async def cut(self, server: str) -> None:
         """End the sessions of `server`; raise BalancerError or LeaseLost."""
@@ -148,21 +168,47 @@ class Rotation:
     async def assert_again(self, report: BalancerReport) -> list[str]:
         """Tell the balancer again what `report` shows otherwise than it should be; return what.
 
-        First who is to get no traffic. One that somebody has put into maintenance stays there,
-        and one that is told something at this moment is left to the next look, as is what
-        fails; raises BalancerError then, or LeaseLost.
+        First who is to get no traffic; but who had none by its weight, as a retired slot, is
+        drained only once the others have theirs again. One that somebody has put into maintenance
+        stays there, and one that is told something at this moment is left to the next look, as is
+        what fails; raises BalancerError then, or LeaseLost.
         """
+        drain, ready = self._balancer.drain, self._balancer.ready
+        quiet = {server for server, weight in self._weights.items() if not weight}
+        up = [name for name, one in report.servers.items() if one.state is ServerState.READY]
+        drained = [name for name, one in report.servers.items() if one.state is ServerState.DRAIN]
+        told = await self._steer_again([one for one in up if one not in quiet], self._out, drain)
+        weighed = await self._weigh_again(report)
+        silent = [one for one in up if one in weighed or not report.servers[one].weight]
+        told += await self._steer_again([one for one in silent if one in quiet], self._out, drain)
+        told += await self._steer_again(drained, self._in, ready)
+        return list(dict.fromkeys([*told, *weighed]))
+
+    async def _steer_again(
+        self, servers: Iterable[str], wanted: set[str], steer: Callable[[str], Awaitable[None]]
+    ) -> list[str]:
+        """Steer those of `servers` that are `wanted` so by then; return which."""
         told: list[str] = []
-        for wanted, wrong, steer in (
-            (self._out, ServerState.READY, self._balancer.drain),
-            (self._in, ServerState.DRAIN, self._balancer.ready),
-        ):
-            for server in [one for one in report.servers if report.servers[one].state is wrong]:
-                if server in wanted and not self._turns[server].locked():
-                    async with self._turns[server]:
-                        await self._steer_once(partial(steer, server))
-                    told.append(server)
+        for server in servers:
+            if server in wanted and not self._turns[server].locked():
+                async with self._turns[server]:
+                    await self._steer_once(partial(steer, server))
+                told.append(server)
         return told
+
+    async def _weigh_again(self, report: BalancerReport) -> list[str]:
+        """Give servers again what `report` shows that they lost of their weights; return who."""
+        lost = [
+            name
+            for name, server in report.servers.items()
+            if server.weight != self._weights.get(name, server.weight)
+        ]
+        if not lost or self._weighing.locked():
+            return []
+        async with self._weighing:
+            wanted = {name: self._weights[name] for name in lost}
+            await self._steer_once(partial(self._balancer.set_weights, wanted))
+        return lost
 
     async def _steer(self, call: Callable[[], Awaitable[None]]) -> None:
         """Do what changes the balancer, again while it is out of reach."""
@@ -234,6 +280,8 @@ class Change:
         version: str,
         *,
         back: bool,
+        update: bool,
+        weight: int,
     ) -> None:
         self._ports = ports
         self._rotation = rotation
@@ -244,6 +292,9 @@ class Change:
         self._server = target.instance.server
         self._version = version
         self._back = back
+        self._wants_update = update
+        self._weight = weight  # with which it enters rotation
+        self._had: int | None = None  # the weight that it has meanwhile, where that is known
 
     async def run(self) -> None:
         """Bring the target to `version` and into rotation, or hold it out with a reason."""
@@ -265,6 +316,9 @@ class Change:
 
     async def _arrive(self) -> bool:
         """Go the whole way; return False where it was cut short and has to be gone again."""
+        if not self._wants_update:
+            await self._put_back(await self._verify())
+            return True
         await self._take_out()
         try:
             if not self._has_version():
@@ -322,6 +376,7 @@ class Change:
             soon = max(SESSIONS_FIRST, SESSIONS_GROWTH * (loop.time() - since))
             left = max(0.0, deadline - loop.time())
             await asyncio.sleep(min(soon, SESSIONS_LONGEST, left))
+        self._had = server.weight
 
     async def _update(self) -> None:
         """Run the driver; what it leaves behind when it fails is asked of the instance."""
@@ -381,20 +436,24 @@ class Change:
 
     async def _put_back(self, reason: str) -> None:
         """Return into rotation, confirmed by the balancer, the weight ramped if asked for."""
-        ramp = self._policy.slow_start
-        if ramp:
-            await self._rotation.set_weight(self._server, 1)
+        ramp = self._policy.slow_start if self._weight else 0
+        first = 1 if ramp else self._weight
+        if first != self._had or self._rotation.weighs(self._server):
+            await self._rotation.set_weight(self._server, first)
+        self._rotation.want_weights({self._server: first})
         await self._rotation.put_back(self._server)
         if ramp:
             for step in range(1, SLOW_START_STEPS + 1):
                 await asyncio.sleep(ramp / SLOW_START_STEPS)
-                await self._rotation.set_weight(self._server, 100 * step // SLOW_START_STEPS)
+                weight = max(1, self._weight * step // SLOW_START_STEPS)
+                await self._rotation.set_weight(self._server, weight)
         await self._see_it_serve()
         status = TargetStatus.ROLLED_BACK if self._back else TargetStatus.HEALTHY
+        does = "serves with" if self._weight else "is ready, without traffic, with"
         await self._ports.journal.target(
             self._name,
             status,
-            f"{self._name} serves with {self._version}: {reason}.",
+            f"{self._name} {does} {self._version}: {reason}.",
             version=self._version,
             soon=True,
         )
@@ -403,9 +462,15 @@ class Change:
         """Put it back again where a balancer that was restarted came back with an older state."""
         for _ in range(PUT_BACK_AGAIN):
             server = await self._look()
-            if server.serving:
+            if server.serving or (server.ready and not self._weight):
                 return
-            if server.state is not ServerState.DRAIN:
+            if server.ready:
+                await self._rotation.set_weight(self._server, self._weight)
+            elif server.state is ServerState.DRAIN:
+                await self._rotation.put_back(self._server)
+            else:
                 break
-            await self._rotation.put_back(self._server)
-        raise HeldOut(f"the balancer does not send it traffic ({server.state})")
+        self._rotation.want_out(self._server)
+        raise HeldOut(
+            f"the balancer does not send it traffic ({server.state}, weight {server.weight})"
+        )

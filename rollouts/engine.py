@@ -7,9 +7,20 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from rollouts import planning, verdicts
+from rollouts import planning, verdicts, weights
 from rollouts.change import Change, CutShort, Ports, Rotation, bounded, persist, run_driver
-from rollouts.facts import BalancerReport, Pause, Prepare, Rollout, Step, Target
+from rollouts.facts import (
+    Approve,
+    BalancerReport,
+    Prepare,
+    Restore,
+    Retire,
+    Rollout,
+    ServerState,
+    Shift,
+    Step,
+    Target,
+)
 from rollouts.facts import Change as ChangeStep
 from rollouts.policy import Policy
 from rollouts.ports import BalancerError, DriverError, Interrupted
@@ -24,7 +35,7 @@ from rollouts.states import (
 
 WATCH_INTERVAL = 0.5  # seconds between two looks for a wish while something is under way
 BALANCER_INTERVAL = 0.5  # seconds between two looks whether the balancer forgot anything
-TRAFFIC_INTERVAL = 2.0  # seconds between two records of what clients got
+TRAFFIC_INTERVAL = 1.0  # seconds between two records of what clients got
 PARKED_FROM = 5.0  # seconds; for a longer wait the worker is given back
 PREPARED_AT_ONCE = 20  # instances
 
@@ -40,6 +51,9 @@ class Engine:
         self._rotation = Rotation(ports.balancer, ports.lease)
         self._unhealthy: frozenset[str] | None = None  # not known yet
         self._following: list[asyncio.Task[None]] = []
+        self._looked = False  # at the traffic, by this engine
+        self._knows_weights = True  # those that were set before
+        self._told = ""  # why nothing goes on, where it was told
 
     async def run(self) -> None:
         """Go on from what is stored until the deployment has ended or is parked.
@@ -54,12 +68,25 @@ class Engine:
                 self._rotation.want_out(target.instance.server)
             elif target.status in SERVING:
                 self._rotation.want_in(target.instance.server)
+        self._knows_weights = not (weights.steered(rollout) or rollout.policy.slow_start)
+        with suppress(BalancerError):  # then the next look finds them
+            await self._resume_weights()
         self._follow()
         try:
             while await self._advance_unless_ended():
                 pass
         finally:
             await _end(self._following)
+
+    async def _resume_weights(self) -> None:
+        """Want the weights that whoever drove the deployment before had set; raise BalancerError.
+
+        What this engine has set meanwhile stays as it is.
+        """
+        if not self._knows_weights:
+            full = _full(await bounded(self._ports.balancer.report))
+            self._rotation.resume_weights(weights.wanted(await self._journal.read(), full))
+            self._knows_weights = True
 
     async def _advance_unless_ended(self) -> bool:
         """Advance; a deployment that a person ended between read and write is no error."""
@@ -78,8 +105,12 @@ class Engine:
         match verdicts.decide(rollout, self._ports.clock.now()):
             case verdicts.Ended():
                 return False
-            case verdicts.Hold(until):
-                return not await self._wait_or_park(rollout, until)
+            case verdicts.Hold(until, look_after):
+                return not await self._wait_or_park(rollout, until, look_after)
+            case verdicts.Wait(until, reason):
+                await self._journal.step(rollout.cursor, until, reason)
+            case verdicts.Pass(reason):
+                await self._pass(rollout, reason)
             case verdicts.Begin(reason):
                 await self._begin(rollout, reason)
             case verdicts.Take(cursor, step):
@@ -145,7 +176,8 @@ class Engine:
             )
             return
         servers = [target.instance.server for target in rollout.targets]
-        if missing := [server for server in servers if server not in report.servers]:
+        servers += [name for step in rollout.plan if isinstance(step, Shift) for name in step.old]
+        if missing := [one for one in dict.fromkeys(servers) if one not in report.servers]:
             names = planning.names(missing)
             await self._journal.move(
                 DeploymentStatus.FAILED,
@@ -163,22 +195,105 @@ class Engine:
         match step:
             case Prepare():
                 await self._prepare(rollout, cursor)
-            case Pause(seconds) if rollout.waiting_until is None:
-                until = self._ports.clock.now() + seconds
-                words = f"Waiting {seconds:g} s before the next batch."
-                await self._journal.step(cursor, until, words)
-            case Pause():
-                await self._journal.step(cursor + 1, None, "The pause is over.")
+            case Shift():
+                await self._shift(rollout, step)
+            case Retire(old):
+                await self._retire(rollout, old)
+            case Restore():
+                await self._restore(rollout)
             case ChangeStep():
                 await self._change(rollout, cursor, step)
 
-    async def _wait_or_park(self, rollout: Rollout, until: float | None) -> bool:
-        """Wait for a moment, or give the deployment up for a long wait; return whether it was."""
-        left = None if until is None else until - self._ports.clock.now()
-        if left is None or left > PARKED_FROM:
+    async def _pass(self, rollout: Rollout, words: str) -> None:
+        """Go on with the step after this one."""
+        self._told = ""
+        after = rollout.cursor + 1
+        coming = rollout.steps[after] if after < len(rollout.steps) else None
+        if isinstance(coming, Approve) and coming.timeout is None:
+            words = f"{words} Waiting for approval."
+        await self._journal.step(after, None, words)
+
+    async def _shift(self, rollout: Rollout, step: Shift) -> None:
+        """Set the weights that part the traffic as `step` says, and see them set."""
+        try:
+            report = await bounded(self._ports.balancer.report)
+            if why := _not_ready(rollout, step, report):
+                await self._wait_for(why)
+                return
+            await self._bring_in(rollout, step, report)
+            await self._record(report)  # what was answered until now, with the shares before
+            await self._rotation.shift(weights.of_shift(rollout, step, _full(report)))
+        except BalancerError as error:
+            await self._wait_for(f"waiting for the balancer, to shift traffic: {error}")
+            return
+        whose = f"slot {rollout.targets[0].instance.slot}" if step.old else rollout.version
+        await self._pass(rollout, f"{step.share:g} % of the traffic to {whose}.")
+        with suppress(BalancerError):
+            await self._record(await bounded(self._ports.balancer.report))
+
+    async def _bring_in(self, rollout: Rollout, step: Shift, report: BalancerReport) -> None:
+        """Put what was retired of the old slot back in rotation, before it gets traffic again."""
+        if rollout.going_back and any(isinstance(one, Retire) for one in rollout.plan):
+            for name in step.old:
+                self._rotation.want_in(name)
+                if name in report.servers and report.servers[name].state is ServerState.DRAIN:
+                    await self._rotation.put_back(name)
+
+    async def _retire(self, rollout: Rollout, old: tuple[str, ...]) -> None:
+        """Take the servers of the old slot, which get no traffic any more, out of rotation.
+
+        Not before the new ones have all of it: a balancer that was restarted may have forgotten.
+        """
+        try:
+            report = await bounded(self._ports.balancer.report)
+            new = [report.servers.get(target.instance.server) for target in rollout.targets]
+            if not all(one is not None and one.weight for one in new):
+                await self._wait_for("waiting for the new slot to have all traffic again")
+                return
+            for server in old:
+                await self._rotation.take_out(server)
+        except BalancerError as error:
+            await self._wait_for(f"waiting for the balancer, to retire the old slot: {error}")
+            return
+        await self._pass(rollout, f"The old slot is out of rotation: {planning.names(old)}.")
+
+    async def _restore(self, rollout: Rollout) -> None:
+        """Give the targets their configured weights again."""
+        servers = {target.instance.server for target in rollout.targets}
+        try:
+            full = _full(await bounded(self._ports.balancer.report))
+            await self._rotation.shift({one: full[one] for one in servers if one in full})
+        except BalancerError as error:
+            await self._wait_for(f"waiting for the balancer, to restore weights: {error}")
+            return
+        await self._pass(rollout, "Every instance has its configured weight again.")
+
+    async def _wait_for(self, why: str) -> None:
+        """Say once why nothing goes on, and wait until it is worth trying again."""
+        self._told = await self._tell_once(why, self._told)
+        await asyncio.sleep(WATCH_INTERVAL)
+
+    async def _wait_or_park(
+        self, rollout: Rollout, until: float | None, look_after: float | None
+    ) -> bool:
+        """Wait for a moment, or give the deployment up for a long wait; return whether it was.
+
+        Where the traffic is judged it is looked at before, and the deployment is due again for
+        the next look.
+        """
+        now = self._ports.clock.now()
+        if until is not None and until - now <= PARKED_FROM:
+            await asyncio.sleep(min(WATCH_INTERVAL, max(until - now, 0)))
+            return False
+        if look_after is None:
             return await self._journal.park(until, rollout.wish)
-        await asyncio.sleep(min(WATCH_INTERVAL, max(left, 0)))
-        return False
+        if not self._looked:
+            with suppress(BalancerError):
+                await self._record(await self._look())
+            self._looked = True
+            return False
+        again = now + look_after
+        return await self._journal.park(min(until or again, again), rollout.wish)
 
     async def _prepare(self, rollout: Rollout, cursor: int) -> None:
         """Have the driver fetch the version everywhere; a failure touches nothing."""
@@ -237,7 +352,7 @@ class Engine:
                     if name not in tasks and not rollout.settled(rollout.target(name))
                 ]
                 if waiting:
-                    told = await self._admit(rollout, waiting, tasks, told)
+                    told = await self._admit(rollout, step, waiting, tasks, told)
                 elif not tasks:
                     await self._journal.step(cursor + 1, None, _batch_words(rollout, step))
                     return
@@ -248,7 +363,9 @@ class Engine:
         finally:
             await _end(tasks.values())
 
-    async def _admit(self, rollout: Rollout, waiting: list[str], tasks: Tasks, told: str) -> str:
+    async def _admit(
+        self, rollout: Rollout, step: ChangeStep, waiting: list[str], tasks: Tasks, told: str
+    ) -> str:
         """Start to change those of `waiting` that may be taken out now; return why others wait.
 
         What was just admitted is counted as out at once: its drain may not be stored yet.
@@ -276,6 +393,8 @@ class Engine:
                 target,
                 rollout.wanted(target),
                 back=rollout.going_back,
+                update=step.update,
+                weight=weights.entering(rollout, step, target.instance.server, _full(report)),
             )
             tasks[name] = asyncio.create_task(change.run())
         if not why or tasks:
@@ -334,10 +453,15 @@ class Engine:
                 report = await self._look()
                 if loop.time() - recorded >= TRAFFIC_INTERVAL:
                     recorded = loop.time()
-                    await self._journal.traffic(report)
+                    await self._record(report)
+
+    async def _record(self, report: BalancerReport) -> None:
+        self._looked = True
+        await self._journal.traffic(report)
 
     async def _look(self) -> BalancerReport:
         """Return what the balancer says, told again what it forgot; raise BalancerError."""
+        await self._resume_weights()
         report = await bounded(self._ports.balancer.report)
         if told := await self._rotation.assert_again(report):
             names = planning.names(told)
@@ -352,6 +476,25 @@ class Engine:
             await self._journal.traffic(await persist(self._look))
 
 
+def _full(report: BalancerReport) -> dict[str, int]:
+    """Return each server's weight in normal service."""
+    return {name: server.full for name, server in report.servers.items()}
+
+
+def _not_ready(rollout: Rollout, shift: Shift, report: BalancerReport) -> str:
+    """Return why traffic can't be shifted to a slot now (S11), or nothing."""
+    if not shift.share or not shift.old:
+        return ""
+    missing = [
+        target.instance.name
+        for target in rollout.targets
+        if (server := report.servers.get(target.instance.server)) is None or not server.ready
+    ]
+    if not missing:
+        return ""
+    return f"waiting for {planning.names(missing)}, which the balancer does not see up"
+
+
 async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel what still runs, and wait until it has ended what it began."""
     running = list(tasks)
@@ -364,5 +507,6 @@ def _batch_words(rollout: Rollout, step: ChangeStep) -> str:
     failed = [name for name in step.targets if rollout.target(name).status is TargetStatus.FAILED]
     well = len(step.targets) - len(failed)
     where = "The way back: group" if rollout.going_back else "Batch"
-    words = f"{where} {step.batch} done: {well} of {len(step.targets)} serve"
+    does = "are ready" if step.share == 0 else "serve"
+    words = f"{where} {step.batch} done: {well} of {len(step.targets)} {does}"
     return f"{words}, held out: {planning.names(failed)}." if failed else f"{words}."

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +11,8 @@ from typing import TypeVar
 from asgiref.sync import sync_to_async
 from django.utils import timezone
 
-from rollouts import facts, planning
+from rollouts import analysis, facts, planning
+from rollouts import policy as policies
 from rollouts.journal import (
     Entry,
     changes,
@@ -22,13 +24,13 @@ from rollouts.journal import (
     writing,
 )
 from rollouts.lease import Lease
-from rollouts.models import Deployment, HealthCheck, Instance, Service, Target
+from rollouts.models import Deployment, HealthCheck, Instance, Service, Slot, Target
 from rollouts.ownership import AWAY, Claim, disconnect
-from rollouts.policy import Policy
 from rollouts.ports import LeaseLost
 from rollouts.snapshots import (
     CHECKS_SHOWN,
     Json,
+    analysis_fields,
     check_fields,
     latest_checks,
     progress,
@@ -40,6 +42,7 @@ log = logging.getLogger(__name__)
 
 Write = Callable[[Entry], None]
 R = TypeVar("R")
+AGAINST = facts.Finding.AGAINST
 
 # While PostgreSQL is away, or the connection to it is lost: seconds between two tries, and how
 # long it is tried; then the deployment is left to a successor.
@@ -49,11 +52,12 @@ OUTPUT_KEPT = 16_384  # characters of a driver's output in one event
 
 def rollout_of(deployment: Deployment, targets: Iterable[Target]) -> facts.Rollout:
     """Return `deployment` as the frozen facts that the engine decides on."""
+    policy = policies.stored(deployment.policy)
     return facts.Rollout(
         id=deployment.id,
         service=deployment.service.name,
         version=deployment.version,
-        policy=Policy(**deployment.policy),
+        policy=policy,
         status=DeploymentStatus(deployment.status),
         plan=planning.steps_from_json(deployment.plan),
         way_back=None
@@ -67,6 +71,7 @@ def rollout_of(deployment: Deployment, targets: Iterable[Target]) -> facts.Rollo
         wish=facts.Wish(deployment.wish) if deployment.wish else None,
         wish_by=deployment.wish_by,
         reason=deployment.reason,
+        judgement=analysis.verdict(analysis.from_json(deployment.evidence), policy.judging),
     )
 
 
@@ -124,6 +129,7 @@ class DjangoJournal:
             deployment.cursor = 0
             patch = set_status(deployment, DeploymentStatus.ROLLING_BACK, reason)
             deployment.progress_at = timezone.now()
+            patch |= changes(deployment, "step") | {"way_back": deployment.way_back}
             entry.append("status", reason, patch)
 
         await self._write(write)
@@ -131,14 +137,34 @@ class DjangoJournal:
     async def step(self, cursor: int, waiting_until: float | None, message: str) -> None:
         def write(entry: Entry) -> None:
             deployment = entry.deployment
+            fields = ["step", "waiting_until"]
+            if cursor != deployment.cursor:
+                self._note_shift(deployment)
+                if deployment.wish == facts.Wish.PROMOTE:
+                    deployment.wish = deployment.wish_by = ""
+                    fields += ["wish", "wish_by"]
             deployment.cursor = cursor
-            if deployment.waiting_until is not None:
-                # The pause was no lack of progress; the deadline is armed again after it.
-                deployment.progress_at = timezone.now()
+            # A pause was no lack of progress; the deadline is armed again after each step.
+            deployment.progress_at = timezone.now()
             deployment.waiting_until = moment(waiting_until)
-            entry.append("step", message, changes(deployment, "waiting_until"))
+            entry.append("step", message, changes(deployment, *fields))
 
         await self._write(write)
+
+    def _note_shift(self, deployment: Deployment) -> None:
+        """Record what follows from the step that is done, where it was a shift of the traffic."""
+        rows = self._held()
+        steps = rows.plan if deployment.way_back is None else deployment.way_back
+        [done] = planning.steps_from_json(steps[deployment.cursor : deployment.cursor + 1])
+        if not isinstance(done, facts.Shift):
+            return
+        counted = analysis.from_json(deployment.evidence)
+        deployment.evidence = analysis.to_json(analysis.shifted(counted))
+        if done.old and done.share in {0, 100}:
+            mine = next(iter(rows.targets.values())).slot
+            other = Slot.GREEN if mine == Slot.BLUE else Slot.BLUE
+            live = mine if done.share else other.value
+            Service.objects.filter(pk=rows.service.pk).update(live_slot=live)
 
     async def target(
         self,
@@ -206,9 +232,19 @@ class DjangoJournal:
     async def traffic(self, report: facts.BalancerReport) -> None:
         def write(entry: Entry) -> None:
             deployment = entry.deployment
+            rows = self._held()
+            if rows.policy.judging.enabled and not deployment.ends_as:
+                counted = analysis.from_json(deployment.evidence)
+                if analysis.verdict(counted, rows.policy.judging).finding is not AGAINST:
+                    # What was once enough to condemn stays so: later looks can't undo it.
+                    counted = analysis.observe(counted, report, rows.sides(), time.time())
+                    deployment.evidence = analysis.to_json(counted)
             deployment.traffic = _traffic_fields(deployment, report)
             deployment.counters = [report.requests, report.failed]
-            entry.append("traffic", "", changes(deployment, "traffic"))
+            patch = changes(deployment, "traffic")
+            if deployment.evidence:
+                patch["analysis"] = analysis_fields(deployment.evidence, rows.policy)
+            entry.append("traffic", "", patch)
 
         self._post(write)
 
@@ -328,10 +364,13 @@ class DjangoJournal:
         """Return the targets: read once, for nobody else writes them."""
         if self._rows is None:
             targets = Target.objects.filter(deployment=self.id)
+            frozen = Deployment.objects.values("plan", "policy").get(pk=self.id)
             self._rows = _Rows(
                 Service.objects.get(deployments=self.id),
                 {one.name: one for one in targets},
                 latest_checks(self.id),
+                frozen["plan"],
+                policies.stored(frozen["policy"]),
             )
         return self._rows
 
@@ -348,26 +387,48 @@ class _Rows:
     service: Service
     targets: dict[str, Target]
     checks: dict[int, list[Json]]
+    plan: list[Json]
+    policy: policies.Policy
+
+    def sides(self) -> dict[str, str]:
+        """Return of each server that may have traffic on which side it is."""
+        steps = planning.steps_from_json(self.plan)
+        shift = next((step for step in steps if isinstance(step, facts.Shift)), None)
+        sides = dict.fromkeys(shift.old if shift else (), analysis.OLD)
+        for target in self.targets.values():
+            if target.status == TargetStatus.HEALTHY:
+                sides[target.server] = analysis.NEW
+            elif target.status == TargetStatus.PENDING and not sides.get(target.server):
+                sides[target.server] = analysis.OLD
+        return sides
 
 
 def _traffic_fields(deployment: Deployment, report: facts.BalancerReport) -> Json:
     """Return requests and failures since the first report, and shares of the set weights.
 
-    A balancer that restarted counts from zero again; what it counted before is kept.
+    `observed` are the shares of what was answered since the weights were set last. A balancer
+    that restarted counts from zero again; what it counted before is kept.
     """
     held = deployment.traffic
     requests, failed = deployment.counters or [report.requests, report.failed]
     if report.requests < requests:
         requests = failed = 0
     weights: dict[str, int] = {}
-    for target in deployment.targets.select_related("instance"):
-        server = report.servers.get(target.server)
-        version = target.instance.version if target.instance else ""
+    instances = Instance.objects.filter(service=deployment.service_id, active=True)
+    for name, version in instances.values_list("server", "version"):
+        server = report.servers.get(name)
         if server is not None and server.serving and version:
             weights[version] = weights.get(version, 0) + server.weight
     total = sum(weights.values())
+    new = analysis.observed_share(analysis.from_json(deployment.evidence))
     return {
         "requests": held["requests"] + report.requests - requests,
         "failed_requests": held["failed_requests"] + max(0, report.failed - failed),
         "shares": {version: round(weight / total, 4) for version, weight in weights.items()},
+        "observed": {}
+        if new is None
+        else {
+            deployment.previous_version: round(1 - new / 100, 4),
+            deployment.version: round(new / 100, 4),
+        },
     }

@@ -42,6 +42,9 @@ class Answer:
     error: str = ""
 
 
+FULL_WEIGHT = 100  # of a server whose configuration says 0, as that of an idle slot does
+
+
 class ServerState(StrEnum):
     """How the balancer was told to treat a server."""
 
@@ -54,8 +57,12 @@ class ServerState(StrEnum):
 class Server:
     """The balancer's own answer about one server, over all addresses of the balancer.
 
-    `sessions` are added up; `state` and `up` are the worst of all. Counters run since the
-    balancer's start: `requests`, `failed` (answers of 500 to 599 given to clients).
+    `sessions` are added up; `state` and `up` are the worst of all. `weight` is that of now,
+    `configured` what the balancer's configuration says, both from 0 to 256. Counters run since
+    the balancer's start and are None where it does not count: `answers` (of any status, and
+    tries that got none) and `errors` (of these: 500 to 599, and tries that got none, so that a
+    retry that hides a bad instance is seen). `response_ms` is the mean time to the first byte of
+    its last answers, as the balancer averages it; None where it had none or does not measure.
     """
 
     name: str
@@ -63,13 +70,25 @@ class Server:
     up: bool
     sessions: int
     weight: int
-    requests: int = 0
-    failed: int = 0
+    configured: int = 100
+    answers: int | None = None
+    errors: int | None = None
+    response_ms: float | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is in rotation: new requests reach it as far as its weight lets them."""
+        return self.state is ServerState.READY and self.up
 
     @property
     def serving(self) -> bool:
         """Whether new requests reach this server."""
-        return self.state is ServerState.READY and self.up and self.weight > 0
+        return self.ready and self.weight > 0
+
+    @property
+    def full(self) -> int:
+        """Return its weight in normal service: where it is configured as idle, the usual 100."""
+        return self.configured or FULL_WEIGHT
 
 
 @dataclass(frozen=True)
@@ -88,10 +107,17 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Change:
-    """Drain, update, verify and put back these targets, as many at once as is allowed."""
+    """Drain, update, verify and put back these targets, as many at once as is allowed.
+
+    They enter with weights that give the new side `share` percent of the traffic at most, or
+    with None with their full weights. Without `update` they run the version already, and are
+    verified where they are.
+    """
 
     batch: int
     targets: tuple[str, ...]
+    share: float | None = None
+    update: bool = True
 
 
 @dataclass(frozen=True)
@@ -101,7 +127,49 @@ class Pause:
     seconds: float
 
 
-Step = Prepare | Change | Pause
+@dataclass(frozen=True)
+class Shift:
+    """Give the new side this percentage of the traffic, by weights, all at once.
+
+    `old` names the servers of the old slot; empty where the targets that still run the old
+    version are the old side.
+    """
+
+    share: float
+    old: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bake:
+    """Let both sides take their shares for so long, judged meanwhile; go on if nothing is found.
+
+    With `keep` the new side has all, and the old slot stays warm for the way back.
+    """
+
+    seconds: float
+    keep: bool = False
+
+
+@dataclass(frozen=True)
+class Approve:
+    """Wait until a person promotes; after `timeout` seconds, if any, go back."""
+
+    timeout: float | None = None
+
+
+@dataclass(frozen=True)
+class Retire:
+    """Take the servers of the old slot out of rotation."""
+
+    old: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Restore:
+    """Give every target its configured weight again."""
+
+
+Step = Prepare | Change | Pause | Shift | Bake | Approve | Retire | Restore
 
 
 class Wish(StrEnum):
@@ -112,11 +180,18 @@ class Wish(StrEnum):
     PAUSE = "pause"
     RESUME = "resume"
     ROLL_BACK = "rollback"
+    PROMOTE = "promote"
+    PROMOTE_ALL = "promote_all"
 
     @property
     def ends(self) -> bool:
         """Whether it asks for the end of the deployment, in whichever way."""
-        return self not in {Wish.PAUSE, Wish.RESUME}
+        return self in {Wish.CANCEL_STOP, Wish.CANCEL_ROLL_BACK, Wish.ROLL_BACK}
+
+    @property
+    def promotes(self) -> bool:
+        """Whether it asks to go past what is being waited for."""
+        return self in {Wish.PROMOTE, Wish.PROMOTE_ALL}
 
     def answered_by(self, status: DeploymentStatus) -> bool:
         """Whether nothing is left to do for this wish once the deployment moves to `status`.
@@ -128,6 +203,8 @@ class Wish(StrEnum):
                 return status is not DeploymentStatus.IN_PROGRESS
             case Wish.RESUME:
                 return status is not DeploymentStatus.PAUSED
+            case Wish.PROMOTE | Wish.PROMOTE_ALL:
+                return status is not DeploymentStatus.IN_PROGRESS
             case _:
                 return False
 
@@ -168,6 +245,23 @@ class Target:
         return self.status is TargetStatus.FAILED or (self.touched and self.status in IN_FLIGHT)
 
 
+class Finding(StrEnum):
+    """What the live traffic says so far of the new side against the old one."""
+
+    AGAINST = "against"
+    FINE = "fine"
+    TOO_LITTLE = "too_little"  # requests for a verdict: neither good nor bad
+    OFF = "off"  # nobody looks
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A finding, and in a sentence what it rests on."""
+
+    finding: Finding
+    reason: str = ""
+
+
 @dataclass(frozen=True)
 class Rollout:
     """A deployment as stored: all that decides what is done next."""
@@ -187,6 +281,7 @@ class Rollout:
     wish: Wish | None = None
     wish_by: str = ""
     reason: str = ""
+    judgement: Judgement = Judgement(Finding.OFF)
 
     @property
     def going_back(self) -> bool:
@@ -197,6 +292,11 @@ class Rollout:
     def steps(self) -> tuple[Step, ...]:
         """Return the steps that are being followed."""
         return self.plan if self.way_back is None else self.way_back
+
+    @property
+    def step(self) -> Step | None:
+        """Return the step that is next, or under way; None at the end."""
+        return self.steps[self.cursor] if self.cursor < len(self.steps) else None
 
     def target(self, name: str) -> Target:
         """Return the target of the instance `name`; raise KeyError where there is none."""

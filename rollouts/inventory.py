@@ -29,6 +29,7 @@ SERVICE_KEYS = {
     "balancer": "balancer",
     "version": "version_source",
     "policy": "policy",
+    "preview": "preview_url",
 }
 REQUIRED = ("driver", "balancer")
 # Key in the file: field of the model, type, what is right.
@@ -183,7 +184,12 @@ def _entry(name: str, raw: Any, errors: dict[str, str]) -> Entry:
         errors[path] = f"must map: {', '.join(SERVICE_KEYS)}, instances"
         return Entry(name, {}, None)
     _check_keys(raw, [*SERVICE_KEYS, "instances"], REQUIRED, path, errors)
-    fields = {SERVICE_KEYS[key]: raw.get(key, {}) for key in SERVICE_KEYS}
+    fields = {
+        name: raw.get(key, "" if key == "preview" else {}) for key, name in SERVICE_KEYS.items()
+    }
+    if not isinstance(fields["preview_url"], str):
+        errors[f"{path}.preview"] = TEXT
+        fields["preview_url"] = ""
     instances = raw.get("instances")
     if instances is None and "instances" not in raw:
         return Entry(name, fields, None)

@@ -23,7 +23,7 @@ from rollouts.engine_journal import DjangoJournal
 from rollouts.facts import Instance
 from rollouts.lease import Lease
 from rollouts.models import Deployment, Service
-from rollouts.policy import Policy, parse
+from rollouts.policy import Policy, parse, stored
 from rollouts.ports import LeaseLost
 from rollouts.probes import HttpProbe, refuse_host, version_source
 
@@ -127,7 +127,7 @@ async def _drive(claimed: ownership.Claim) -> None:
 async def _drive_while_mine(claimed: ownership.Claim) -> None:
     """Run the engine as long as the lease is kept; raise LeaseLost when it is not."""
     deployment = await Deployment.objects.aget(pk=claimed.deployment_id)
-    policy = Policy(**deployment.policy)
+    policy = stored(deployment.policy)
     adapters = deployment.adapters
     lease = Lease(claimed.deployment_id, claimed.asked_at)
     async with probe_of(adapters, policy) as probe:

@@ -221,7 +221,7 @@ def create(deployment: Deployment, targets: Sequence[Target], message: str) -> N
     The first patch is the whole snapshot: from nothing, the events alone lead to any later state.
     Raises IntegrityError where another deployment of the service is active.
     """
-    deployment.traffic = {"requests": 0, "failed_requests": 0, "shares": {}}
+    deployment.traffic = {"requests": 0, "failed_requests": 0, "shares": {}, "observed": {}}
     deployment.save(force_insert=True)
     Target.objects.bulk_create(targets)
     entry = Entry(deployment)

@@ -23,6 +23,7 @@ from rollouts.validators import (
     validate_host,
     validate_label,
     validate_name,
+    validate_preview_url,
     validate_server,
     validate_version,
 )
@@ -77,6 +78,21 @@ class Service(models.Model):
     policy = models.JSONField(
         default=dict, blank=True, help_text="Keys that differ from the defaults of a deployment."
     )
+    live_slot = models.CharField(
+        max_length=5,
+        choices=Slot.choices,
+        blank=True,
+        default="",
+        editable=False,
+        help_text="The slot that has the traffic; empty before the first blue/green deployment.",
+    )
+    preview_url = models.CharField(
+        max_length=300,
+        blank=True,
+        validators=[validate_preview_url],
+        help_text="Where a slot can be tried off traffic, {slot} standing for its name, "
+        "e.g. https://{slot}.shop.example.com/",
+    )
     locked = models.BooleanField(default=False, help_text="No deployment starts while locked.")
     lock_reason = models.CharField(max_length=200, blank=True)
     locked_by = models.CharField(max_length=150, blank=True, editable=False)
@@ -86,6 +102,11 @@ class Service(models.Model):
     class Meta:
         ordering = ["name"]
         permissions = [("deploy_service", "Can start and stop deployments")]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(live_slot__in=Slot.values), name="service_live_slot_known"
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -110,6 +131,12 @@ class Service(models.Model):
                 errors[name] = [f"{key}: {text}" for key, text in error.errors.items()]
         if errors:
             raise ValidationError(errors)
+
+    @property
+    def preview_of_idle(self) -> str:
+        """Return where the idle slot can be tried; "" where nobody knows which one it is."""
+        idle = {Slot.BLUE: "green", Slot.GREEN: "blue"}.get(Slot(self.live_slot))
+        return self.preview_url.replace("{slot}", idle) if idle else ""
 
     @property
     def lock_holds(self) -> bool:
@@ -213,6 +240,9 @@ class Deployment(models.Model):
     traffic = models.JSONField(default=dict)
     counters = models.JSONField(
         default=list, help_text="The balancer's requests and failures at the last report."
+    )
+    evidence = models.JSONField(
+        default=dict, help_text="What was counted of both sides, and what it says so far."
     )
     note = models.CharField(max_length=500, blank=True)
     user = models.ForeignKey(

@@ -5,15 +5,17 @@ The deploy form, the REST schema and the documentation are drawn from `KNOBS`.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 # An integer from 1, or a percentage of the service's active instances such as "25%".
 Amount = int | str
-Value = int | float | bool | str
+Value = Any  # a number, a text, true or false, or what a key of steps or settings takes
 
 PERCENT = re.compile(r"(100|[1-9]?[0-9])(\.[0-9]+)?%")
-STRATEGIES = ("rolling",)
+STRATEGIES = ("rolling", "canary", "blue_green")
+# What a bake that is over does where too few requests came for a verdict.
+TOO_LITTLE = ("wait", "ask", "go_on")
 
 
 class PolicyError(ValueError):
@@ -29,7 +31,7 @@ class Knob:
     """One key of a policy; `check` returns the value or raises ValueError with what is right."""
 
     key: str
-    kind: str  # "number", "integer", "amount", "switch", "path" or "choice"
+    kind: str  # "number", "integer", "amount", "switch", "path", "choice", "steps" or "analysis"
     unit: str
     default: Value
     help: str
@@ -75,7 +77,7 @@ def _amount(key: str, default: Amount, text: str) -> Knob:
         share = isinstance(value, str) and PERCENT.fullmatch(value) and float(value[:-1]) > 0
         if not whole and not share:
             raise ValueError('must be a whole number from 1, or a percentage such as "25%"')
-        return value  # type: ignore[no-any-return]
+        return value
 
     return Knob(key, "amount", "instances", default, text, check, main=True)
 
@@ -112,9 +114,124 @@ def _choice(key: str, default: str, choices: tuple[str, ...], text: str) -> Knob
 
 HOUR = 3600
 DAY = 24 * HOUR
+MOST_STEPS = 50
+
+
+def _steps(key: str, default: list[dict[str, Any]], text: str) -> Knob:
+    def check(value: Any) -> Value:
+        if not isinstance(value, list) or not value or len(value) > MOST_STEPS:
+            raise ValueError(
+                'must be a list of steps, such as [{"share": 5, "bake": 60}, {"approve": true}, '
+                f'{{"share": 100}}], of at most {MOST_STEPS}'
+            )
+        wrong = [f"step {n}: {why}" for n, step in enumerate(value, 1) if (why := _bad_step(step))]
+        shares = [step["share"] for step in value if isinstance(step, dict) and "share" in step]
+        if not wrong and shares != sorted(set(shares)):
+            wrong = [f"shares must rise from step to step, not {', '.join(map(str, shares))}"]
+        if not wrong and (not shares or shares[-1] != 100):
+            wrong = ['the last share must be 100, or the old version would stay: {"share": 100}']
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return value
+
+    return Knob(key, "steps", "", default, text, check)
+
+
+def _bad_step(step: Any) -> str:
+    """Return what is wrong with one step of a canary or of a shift, or nothing."""
+    if not isinstance(step, dict):
+        return 'must be {"share": 5, "bake": 60} or {"approve": true}'
+    if "approve" in step:
+        if unknown := set(step) - {"approve", "timeout"}:
+            return f"an approval has no {', '.join(sorted(map(str, unknown)))}"
+        if step["approve"] is not True:
+            return "approve must be true; leave the step out for none"
+        return _bad_seconds("timeout", step.get("timeout", 1), 1)
+    if unknown := set(step) - {"share", "bake"}:
+        return f"a share has no {', '.join(sorted(map(str, unknown)))}"
+    share = step.get("share")
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 100:
+        return "share must be a percentage above 0 and up to 100"
+    return _bad_seconds("bake", step.get("bake", 0), 0)
+
+
+def _bad_seconds(name: str, value: Any, low: float) -> str:
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    if good and low <= value <= 7 * DAY:
+        return ""
+    return f"{name} must be a number of seconds from {low:g} to {7 * DAY}"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """How the new side is judged against the old one, on live traffic.
+
+    `alpha` bounds the probability that a version that is no worse is ever condemned for its
+    errors, `min_requests` is what the new side must have answered before a bake may end, and
+    `too_little` says what becomes of a bake without: wait, ask a person, or go on.
+    """
+
+    enabled: bool = True
+    alpha: float = 0.01
+    min_requests: int = 50
+    too_little: str = "wait"
+
+
+def _analysis(key: str, text: str) -> Knob:
+    limits: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "enabled": (lambda value: isinstance(value, bool), "must be true or false"),
+        "alpha": (
+            lambda value: isinstance(value, int | float) and 0.000_001 <= value <= 0.5,
+            "must be a probability from 0.000001 to 0.5",
+        ),
+        "min_requests": (
+            lambda value: isinstance(value, int) and 1 <= value <= 10_000_000,
+            "must be a whole number from 1 to 10000000",
+        ),
+        "too_little": (
+            lambda value: value in TOO_LITTLE,
+            f"must be one of: {', '.join(TOO_LITTLE)}",
+        ),
+    }
+
+    def check(value: Any) -> Value:
+        if not isinstance(value, dict):
+            raise ValueError(
+                'must be settings such as {"enabled": true, "alpha": 0.01, "min_requests": 50}'
+            )
+        wrong = []
+        for name, given in value.items():
+            if name not in limits:
+                wrong.append(f"{str(name)[:64]} is unknown; there are: {', '.join(limits)}")
+            elif not limits[name][0](given) or (name != "enabled" and isinstance(given, bool)):
+                wrong.append(f"{name} {limits[name][1]}")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return {**asdict(Analysis()), **value}
+
+    return Knob(key, "analysis", "", asdict(Analysis()), text, check)
+
 
 KNOBS: tuple[Knob, ...] = (
     _choice("strategy", "rolling", STRATEGIES, "How the fleet is changed."),
+    _steps(
+        "canary_steps",
+        [{"share": 5, "bake": 300}, {"share": 25, "bake": 300}, {"share": 100}],
+        "Canary: shares of the traffic in percent, each with seconds to bake; approvals between.",
+    ),
+    _steps(
+        "shift_steps",
+        [{"share": 100}],
+        "Blue/green: how the traffic moves to the new slot, in the same words as a canary's steps.",
+    ),
+    _switch("approve", False, "Blue/green: wait for a person before the shift."),
+    _number("keep_old", 600, 0, 7 * DAY, "Blue/green: how long the old slot stays warm."),
+    _switch(
+        "retire_old",
+        False,
+        "Blue/green: take the old slot out of rotation then, rather than keep it as the next one.",
+    ),
+    _analysis("analysis", "Whether and how the new side is judged by the balancer's counters."),
     _amount("batch_size", 2, "Instances changed at once; a percentage is rounded down."),
     _amount(
         "max_unavailable",
@@ -185,6 +302,12 @@ class Policy:
     """The knobs of one deployment, frozen when it starts. Times in seconds."""
 
     strategy: str
+    canary_steps: list[dict[str, Any]]
+    shift_steps: list[dict[str, Any]]
+    approve: bool
+    keep_old: float
+    retire_old: bool
+    analysis: dict[str, Any]
     batch_size: Amount
     max_unavailable: Amount
     batch_pause: float
@@ -203,6 +326,16 @@ class Policy:
     slow_start: float
     allow_downtime: bool
     allow_same_version: bool
+
+    @property
+    def judging(self) -> Analysis:
+        """Return how the new side is judged."""
+        return Analysis(**self.analysis)
+
+
+def stored(raw: Mapping[str, Any]) -> Policy:
+    """Return a policy as it was frozen; what came to be a key later has its default."""
+    return Policy(**{**defaults(), **raw})
 
 
 def resolve(amount: Amount, total: int) -> int:
@@ -255,7 +388,7 @@ def parse(*layers: Mapping[str, Any], total: int | None = None) -> Policy:
     errors = {**_conflicts(values, total), **errors}
     if errors:
         raise PolicyError(errors)
-    return Policy(**values)  # type: ignore[arg-type]
+    return Policy(**values)
 
 
 def _conflicts(values: Mapping[str, Any], total: int | None) -> dict[str, str]:

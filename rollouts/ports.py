@@ -4,7 +4,7 @@ Every call is idempotent and cancellable: cancelled or past its deadline it ends
 began (a driver with all the children of its process) before it returns.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from rollouts.facts import Answer, BalancerReport, Instance, Rollout, Step, Wish
@@ -43,11 +43,14 @@ class Balancer(Protocol):
         ...
 
     async def ready(self, server: str) -> None:
-        """Put `server` back in rotation, and return once the balancer says it takes traffic."""
+        """Put `server` back in rotation, as much as its weight gives it; verified."""
         ...
 
-    async def set_weight(self, server: str, percent: int) -> None:
-        """Give `server` this share (0 to 100) of its configured weight; verified."""
+    async def set_weights(self, weights: Mapping[str, int]) -> None:
+        """Give each server its weight (0 to 256), all at the same moment as far as it can be.
+
+        Returns once the balancer says so.
+        """
         ...
 
     async def cut(self, server: str) -> None:
@@ -161,7 +164,11 @@ class Journal(Protocol):
         ...
 
     async def step(self, cursor: int, waiting_until: float | None, message: str) -> None:
-        """Make `cursor` the step that is next, to be waited for until `waiting_until`."""
+        """Make `cursor` the step that is next, to be waited for until `waiting_until`.
+
+        Where a shift of the traffic was done by that, what was counted since the last one is
+        counted anew. A wish to promote is answered by a step further.
+        """
         ...
 
     async def target(
@@ -195,7 +202,7 @@ class Journal(Protocol):
         ...
 
     async def traffic(self, report: BalancerReport) -> None:
-        """Record what clients got so far, and each version's share of the set weights."""
+        """Record what clients got so far, each version's share, and what that says of the new."""
         ...
 
     async def note(self, message: str, name: str = "") -> None:

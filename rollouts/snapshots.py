@@ -16,6 +16,8 @@ from django.db import connection, transaction
 from django.db.models import F, Window
 from django.db.models.functions import RowNumber
 
+from rollouts import analysis
+from rollouts import policy as policies
 from rollouts.models import Deployment, Event, HealthCheck, Target
 from rollouts.states import IN_FLIGHT, TargetStatus
 
@@ -37,6 +39,9 @@ def deployment_fields(deployment: Deployment) -> Json:
         "previous_version": deployment.previous_version,
         "strategy": deployment.strategy,
         "policy": deployment.policy,
+        "approvals": [
+            number for number, step in enumerate(deployment.plan) if step["kind"] == "approve"
+        ],
         "note": deployment.note,
         "started_by": deployment.started_by,
         "created_at": iso(deployment.created_at),
@@ -48,6 +53,7 @@ def moving_fields(deployment: Deployment) -> Json:
     """Return those of the deployment's fields that change after it was stored."""
     return {
         "status": deployment.status,
+        "step": deployment.cursor,
         "reason": deployment.reason,
         "traffic": deployment.traffic,
         "wish": deployment.wish,
@@ -58,6 +64,11 @@ def moving_fields(deployment: Deployment) -> Json:
         "completed_at": iso(deployment.completed_at),
         "seq": deployment.seq,
     }
+
+
+def analysis_fields(evidence: Json, policy: policies.Policy) -> Json | None:
+    """Return what both sides' traffic says so far; None where nothing was counted."""
+    return analysis.view(analysis.from_json(evidence), policy.judging) if evidence else None
 
 
 def target_fields(target: Target) -> Json:
@@ -92,7 +103,8 @@ COUNTED = {
     TargetStatus.FAILED.value: "failed",
     TargetStatus.ROLLED_BACK.value: "rolled_back",
 }
-IN_FLIGHT_VALUES = frozenset(status.value for status in IN_FLIGHT)
+# A swap verifies instances that are not touched.
+BEGUN_VALUES = frozenset(status.value for status in (*IN_FLIGHT, TargetStatus.HEALTHY))
 
 
 def progress(targets: Iterable[Target]) -> Json:
@@ -107,7 +119,7 @@ def progress(targets: Iterable[Target]) -> Json:
         counted["batches"] = max(counted["batches"], target.batch)
         if target.status in COUNTED:
             counted[COUNTED[target.status]] += 1
-        if target.touched or target.status in IN_FLIGHT_VALUES:
+        if target.touched or target.status in BEGUN_VALUES:
             counted["batch"] = max(counted["batch"], target.batch)
     return counted
 
@@ -148,6 +160,9 @@ def snapshot(deployment: Deployment) -> Json:
     targets = list(deployment.targets.all())
     checks = latest_checks(deployment.pk)
     fields = deployment_fields(deployment)
+    fields["steps"] = deployment.plan
+    fields["way_back"] = deployment.way_back
+    fields["analysis"] = analysis_fields(deployment.evidence, policies.stored(deployment.policy))
     fields["progress"] = progress(targets)
     fields["targets"] = [
         {**target_fields(target), "health_checks": checks[target.pk]} for target in targets

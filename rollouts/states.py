@@ -44,9 +44,9 @@ DEPLOYMENT_MOVES: dict[DeploymentStatus, frozenset[DeploymentStatus]] = {
 
 # The way back passes through the same steps toward the old version, so a target that
 # is healthy or failed may be drained again, and one that was never updated may be
-# probed again without an update.
+# probed again without an update. So may one of an idle slot that has the version already.
 TARGET_MOVES: dict[TargetStatus, frozenset[TargetStatus]] = {
-    T.PENDING: frozenset({T.DRAINING, T.FAILED}),
+    T.PENDING: frozenset({T.DRAINING, T.HEALTH_CHECKING, T.FAILED}),
     T.DRAINING: frozenset({T.DRAINING, T.UPDATING, T.HEALTH_CHECKING, T.FAILED}),
     T.UPDATING: frozenset({T.DRAINING, T.UPDATING, T.HEALTH_CHECKING, T.FAILED}),
     T.HEALTH_CHECKING: frozenset(

@@ -36,6 +36,16 @@ validate_server = _fully(
 validate_label = _fully(LABEL, "must be letters, digits, '_', '.' and '-'")
 
 
+PREVIEW_URL = re.compile(r"https?://[A-Za-z0-9._{}\[\]:-]+(/[!-~]*)?")
+
+
+def validate_preview_url(value: str) -> None:
+    """Raise ValidationError unless `value` is the address of a page, with `{slot}` in it."""
+    rest = value.replace("{slot}", "slot")
+    if "{slot}" not in value or not PREVIEW_URL.fullmatch(rest) or set("{}") & set(rest):
+        raise ValidationError("must be like https://{slot}.shop.example.com/, with {slot} in it")
+
+
 def validate_host(value: str) -> None:
     """Raise ValidationError unless `value` is a host name or an IP address."""
     try:

@@ -3,8 +3,20 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from rollouts import planning
-from rollouts.facts import Answer, Change, Rollout, Step, Target, Wish
+from rollouts import planning, strategies, weights
+from rollouts.facts import (
+    Answer,
+    Approve,
+    Bake,
+    Change,
+    Finding,
+    Pause,
+    Rollout,
+    Shift,
+    Step,
+    Target,
+    Wish,
+)
 from rollouts.policy import Policy
 from rollouts.states import IN_FLIGHT, TERMINAL, DeploymentStatus, TargetStatus
 
@@ -15,6 +27,9 @@ T = TargetStatus
 # the start has taken so far, so that a quick one is seen at once and a slow one costs little.
 FIRST_INTERVAL = 0.02
 INTERVAL_GROWTH = 0.1
+# Between two looks at the traffic while nothing else goes on: seconds at first, as a part of
+# the time since the last step, and at most.
+LOOK_FIRST, LOOK_GROWTH, LOOK_LONGEST = 5.0, 0.05, 60.0
 
 
 # Of one instance after its update.
@@ -137,10 +152,30 @@ class Take:
 
 
 @dataclass(frozen=True)
+class Wait:
+    """Begin to wait at the step that is next, until `until`, seconds since the epoch."""
+
+    until: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Nothing is left to wait for at the step that is next: go past it."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Hold:
-    """Wait until `until`, seconds since the epoch, or with None for a person alone."""
+    """Wait until `until`, seconds since the epoch, or with None for a person or for traffic.
+
+    `look_after` are the seconds until the traffic is looked at again, None where it is not
+    judged.
+    """
 
     until: float | None
+    look_after: float | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +208,7 @@ class Ended:
     """Nothing is left to do."""
 
 
-Decision = Begin | Take | Hold | MoveTo | GoBack | Finish | Ended
+Decision = Begin | Take | Wait | Pass | Hold | MoveTo | GoBack | Finish | Ended
 
 
 def decide(rollout: Rollout, now: float) -> Decision:
@@ -189,14 +224,80 @@ def decide(rollout: Rollout, now: float) -> Decision:
     if rollout.status is D.PAUSED:
         if rollout.wish is Wish.RESUME:
             return MoveTo(D.IN_PROGRESS, f"Resumed by {rollout.wish_by}.")
-        return Hold(None)
+        return Hold(None, look_after(rollout, now))
     if rollout.wish is Wish.PAUSE:
         return MoveTo(D.PAUSED, f"Paused by {rollout.wish_by}.")
-    if rollout.waiting_until is not None and now < rollout.waiting_until:
-        return Hold(rollout.waiting_until)
-    if rollout.cursor < len(rollout.plan):
-        return Take(rollout.cursor, rollout.plan[rollout.cursor])
-    return _complete(rollout)
+    return _next_forward(rollout, now)
+
+
+def _next_forward(rollout: Rollout, now: float) -> Decision:
+    match rollout.step:
+        case None:
+            return _complete(rollout)
+        case Pause(seconds):
+            words = f"Waiting {seconds:g} s before the next batch."
+            return _waited(rollout, now, seconds, words) or Pass("The pause is over.")
+        case Bake() as step:
+            return _baked(rollout, now, step)
+        case Approve(timeout):
+            return _approved(rollout, now, timeout)
+        case step:
+            return Take(rollout.cursor, step)
+
+
+def _waited(rollout: Rollout, now: float, seconds: float, words: str) -> Wait | Hold | None:
+    """Return how to wait for so long at the step that is next; None once that is over."""
+    if rollout.waiting_until is None:
+        return Wait(now + seconds, words)
+    if now < rollout.waiting_until:
+        return Hold(rollout.waiting_until, look_after(rollout, now))
+    return None
+
+
+def _baked(rollout: Rollout, now: float, step: Bake) -> Decision:
+    """Return what comes of a bake: over by its time, if there was traffic enough to judge by."""
+    if rollout.wish is Wish.PROMOTE or (rollout.wish is Wish.PROMOTE_ALL and not step.keep):
+        return Pass(f"Promoted by {rollout.wish_by}.")
+    words = f"Baking for {step.seconds:g} s."
+    if step.keep:
+        words = f"The old slot stays warm for {step.seconds:g} s."
+    if waiting := _waited(rollout, now, step.seconds, words):
+        return waiting
+    if step.keep or not judged(rollout):
+        return Pass("The bake is over." if not step.keep else "The old slot's time is over.")
+    if rollout.judgement.finding is Finding.TOO_LITTLE:
+        if rollout.policy.judging.too_little != "go_on":
+            return Hold(None, look_after(rollout, now))
+        return Pass(f"The bake is over, with too little traffic: {rollout.judgement.reason}.")
+    return Pass(f"The bake is over. {rollout.judgement.reason}")
+
+
+def _approved(rollout: Rollout, now: float, timeout: float | None) -> Decision:
+    if rollout.wish is not None and rollout.wish.promotes:
+        return Pass(f"Approved by {rollout.wish_by}.")
+    if timeout is None:
+        return Hold(None, look_after(rollout, now))
+    words = f"Waiting for approval, for {timeout:g} s at most."
+    return _waited(rollout, now, timeout, words) or GoBack(
+        True, D.ROLLED_BACK, f"Nobody approved within {timeout:g} s. Rolling back."
+    )
+
+
+def judged(rollout: Rollout) -> bool:
+    """Whether the live traffic of the new side is looked at."""
+    watched = rollout.judgement.finding is not Finding.OFF and not rollout.going_back
+    return watched and any(target.status is T.HEALTHY for target in rollout.targets)
+
+
+def look_after(rollout: Rollout, now: float) -> float | None:
+    """Return in how many seconds the traffic is to be looked at again, None for never.
+
+    Often at first, and then as a part of the time that the state has lasted: a verdict that
+    holds however often one looks may also be looked at rarely.
+    """
+    if not judged(rollout):
+        return None
+    return min(LOOK_LONGEST, max(LOOK_FIRST, LOOK_GROWTH * (now - rollout.progress_at)))
 
 
 def interruption(rollout: Rollout, now: float) -> GoBack | Finish | None:
@@ -208,9 +309,13 @@ def interruption(rollout: Rollout, now: float) -> GoBack | Finish | None:
         return _stuck_back(rollout, now)
     if rollout.wish is not None and rollout.wish.ends:
         return _wished_end(rollout)
-    if rollout.status is not D.IN_PROGRESS:
-        return None
-    reason = trouble(rollout, now)
+    if rollout.status is D.PAUSED:
+        # What the traffic says against the new version waits for nobody.
+        reason = _condemned(rollout) if rollout.policy.auto_rollback else None
+    elif rollout.status is D.IN_PROGRESS:
+        reason = trouble(rollout, now)
+    else:
+        reason = None
     if reason is None:
         return None
     if rollout.policy.auto_rollback:
@@ -222,18 +327,22 @@ def interruption(rollout: Rollout, now: float) -> GoBack | Finish | None:
 
 def trouble(rollout: Rollout, now: float) -> str | None:
     """Return why the deployment can't go on, or None."""
+    if (condemned := _condemned(rollout)) is not None:
+        return condemned
     failed = [target for target in rollout.targets if target.status is T.FAILED]
     updated = [target for target in rollout.targets if target.touched]
     if failed:
         percent = 100 * len(failed) / max(1, len(updated))
         first = f"{failed[0].instance.name} failed: {failed[0].error}."
+        if _slots(rollout):
+            return f"{first} No traffic goes to a slot that is not whole."
         if percent > rollout.policy.rollback_threshold:
             return (
                 f"{first} {len(failed)} of {len(updated)} updated failed, more than "
                 f"rollback_threshold ({rollout.policy.rollback_threshold:g} %)."
             )
         waiting = any(target.status is T.PENDING for target in rollout.targets)
-        limit = planning.limit_of(rollout.policy, len(rollout.targets))
+        limit = strategies.limit_of(rollout.policy, len(rollout.targets))
         if waiting and len(failed) >= limit:
             return f"{first} {len(failed)} held out leave no room within max_unavailable ({limit})."
     if _overdue(rollout, now):
@@ -244,9 +353,18 @@ def trouble(rollout: Rollout, now: float) -> str | None:
     return None
 
 
+def _condemned(rollout: Rollout) -> str | None:
+    against = rollout.judgement.finding is Finding.AGAINST
+    return rollout.judgement.reason if against else None
+
+
+def _slots(rollout: Rollout) -> bool:
+    return any(isinstance(step, Shift) and step.old for step in rollout.plan)
+
+
 def _overdue(rollout: Rollout, now: float) -> bool:
-    # A pause between batches is no lack of progress.
-    if rollout.waiting_until is not None:
+    # Time that only passes, be it for the traffic or for a person, is no lack of progress.
+    if isinstance(rollout.step, Pause | Bake | Approve):
         return False
     return now - rollout.progress_at > rollout.policy.progress_deadline
 
@@ -256,7 +374,8 @@ def _wished_end(rollout: Rollout) -> GoBack | Finish:
     ends_as = planning.ending(cancelled=rollout.wish is not Wish.ROLL_BACK)
     verb = "Stopped" if ends_as is D.CANCELLED else "Rolled back"
     back = planning.to_bring_back(rollout, everything)
-    if not back and ends_as is D.CANCELLED:
+    steps = planning.way_back(rollout, everything=everything)
+    if not steps and ends_as is D.CANCELLED:
         touched = any(target.touched for target in rollout.targets)
         how = f". {state_of(rollout)}" if touched else " before anything was touched."
         return Finish(ends_as, f"{verb} by {rollout.wish_by}{how}")
@@ -304,7 +423,9 @@ def _next_back(rollout: Rollout) -> Take | Finish:
         return Finish(D.CANCELLED, f"Stopped by {rollout.wish_by}. {state_of(rollout)}")
     back = sum(target.status is T.ROLLED_BACK for target in rollout.targets)
     if not back:
-        return Finish(D.ROLLED_BACK, f"{cause} Nothing had been touched.")
+        moved = any(isinstance(step, Shift) for step in steps)
+        what = "All traffic is where it was" if moved else "Nothing had been touched"
+        return Finish(D.ROLLED_BACK, f"{cause} {what}.")
     plural = "instance is" if back == 1 else "instances are"
     return Finish(D.ROLLED_BACK, f"{cause} {back} {plural} verified back on the old version.")
 
@@ -328,6 +449,9 @@ def state_of(rollout: Rollout) -> str:
     lost = [t.instance.name for t in rollout.targets if t.status is T.FAILED or _half(t)]
     old = total - new - len(lost)
     words = f"{new} of {total} run {rollout.version}, {old} as before"
+    shift = weights.last_shift(rollout)
+    if shift is not None and 0 < shift.share < 100:
+        words += f", with {shift.share:g} % of the traffic on {rollout.version}"
     return f"{words}, held out: {planning.names(lost)}." if lost else f"{words}."
 
 
@@ -339,7 +463,7 @@ def room(
     rollout: Rollout, waiting: Sequence[str], out: Collection[str], down: Collection[str]
 ) -> tuple[tuple[str, ...], str]:
     """Return which of `waiting` may be taken out now, and why the others wait."""
-    limit = planning.limit_of(rollout.policy, len(rollout.targets))
+    limit = strategies.limit_of(rollout.policy, len(rollout.targets))
     admitted = planning.admit(waiting, out, down, limit)
     if admitted:
         return admitted, ""

@@ -2,7 +2,7 @@
 
 Every HAProxy that is named must confirm: a server is drained when all of them say so, and
 one that does not answer makes the call fail. Wants `level admin` on the socket, and in the
-configuration `weight 100`, because a share of a small weight can't be told apart.
+configuration `weight 100`, because shares of a small weight can't be told apart.
 """
 
 import asyncio
@@ -10,21 +10,22 @@ import errno
 import os
 import re
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rollouts.adapters import SettingsError, wrong_keys
 from rollouts.balancers.haproxy_replies import (
-    Counts,
     ReplyError,
     Row,
     View,
+    Whole,
     complaint,
     merge,
     read_stat,
     read_state,
     split,
+    told,
 )
 from rollouts.facts import BalancerReport, ServerState
 from rollouts.ports import BalancerError, BalancerUnreachable
@@ -38,6 +39,9 @@ READ_BACK_INTERVAL = 0.05  # seconds between two looks meanwhile
 QUEUE_INTERVAL = 0.01  # seconds between two tries while HAProxy's queue is full
 CONNECTIONS = 4  # at the same time to one address; HAProxy takes 10 by default, from all
 MAX_REPLY = 16 * 2**20  # bytes; a backend of 1,000 servers takes 0.5 MB
+MAX_LINE = 8000  # bytes of commands; HAProxy's buffer has 16,384 by default, and may have less
+MAX_WEIGHT = 256
+MAX_NAMED = 5  # servers in one message
 MAX_PATH = 107  # bytes that a Unix socket's path may have on Linux
 
 # Everything after a `;` or a newline would be another command.
@@ -142,48 +146,41 @@ class HAProxy:
         )
 
     async def ready(self, server: str) -> None:
-        """Put `server` back, and return once every HAProxy sends it traffic.
+        """Put `server` back, and return once every HAProxy sends it what its weight gives it.
 
         Raises BalancerUnreachable, so that it is asked again, while HAProxy's own check still
         finds the server down: one that went down while it was drained comes up only after
-        `rise` good checks. Raises BalancerError where its weight is 0.
+        `rise` good checks.
         """
         command = f"set server {self._backend}/{_checked(server)} state ready"
-
-        async def call(address: Address) -> None:
-            row = await self._settle(
+        await self._on_all(
+            lambda address: self._settle(
                 address,
                 server,
                 tell=lambda row: command,
                 settled=lambda row: row.state is ServerState.READY and row.up,
                 passing=lambda row: row.state is ServerState.READY,
             )
-            if row.weight == 0:
-                raise BalancerError(
-                    f"HAProxy at {address.text} sends nothing to {server}: its weight is 0"
-                )
-
-        await self._on_all(call)
-
-    async def set_weight(self, server: str, percent: int) -> None:
-        """Give `server` a share of its configured weight, at least 1 unless `percent` is 0."""
-        _checked(server)
-        if not 0 <= percent <= 100:
-            raise BalancerError(f"a weight is from 0 to 100 percent, not {percent}")
-
-        def wanted(row: Row) -> int:
-            # HAProxy itself would round 50% of the default weight, 1, to no traffic at all.
-            least = min(1, row.configured) if percent else 0
-            return max(least, row.configured * percent // 100)
-
-        await self._on_all(
-            lambda address: self._settle(
-                address,
-                server,
-                tell=lambda row: f"set weight {self._backend}/{server} {wanted(row)}",
-                settled=lambda row: row.weight == wanted(row),
-            )
         )
+
+    async def set_weights(self, weights: Mapping[str, int]) -> None:
+        """Give each server its weight, 0 to 256, and return once every HAProxy has followed.
+
+        All that one line can hold changes within about a millisecond. A HAProxy that fails does
+        not keep the others from following: the way off a bad version must not wait for it. Where
+        one refuses a weight, as those of static algorithms do unless it is 0 or the configured
+        one, others of the same call may have been set.
+        """
+        wanted = dict(weights)
+        for server, weight in wanted.items():
+            _checked(server)
+            if type(weight) is not int or not 0 <= weight <= MAX_WEIGHT:
+                raise BalancerError(
+                    f"the weight of {server} must be a whole number from 0 to {MAX_WEIGHT}, "
+                    f"not {weight!r}"
+                )
+        if wanted:
+            await self._on_all(lambda address: self._shift(address, wanted))
 
     async def cut(self, server: str) -> None:
         """End the open sessions of `server`, waiting CUT_TIMEOUT at most until none is left.
@@ -194,7 +191,7 @@ class HAProxy:
 
         async def call(address: Address) -> None:
             await self._row(address, server)
-            await self._tell(address, command)
+            await self._tell(address, [command])
             deadline = asyncio.get_running_loop().time() + CUT_TIMEOUT
             while asyncio.get_running_loop().time() < deadline:
                 counts = (await self._view(address)).counts.get(server)
@@ -241,7 +238,7 @@ class HAProxy:
         if settled(row):
             return row
         command = tell(row)
-        await self._tell(address, command)
+        await self._tell(address, [command])
         deadline = asyncio.get_running_loop().time() + CONFIRM_TIMEOUT
         while not settled(row := await self._row(address, server)):
             if asyncio.get_running_loop().time() >= deadline:
@@ -250,17 +247,49 @@ class HAProxy:
             await asyncio.sleep(READ_BACK_INTERVAL)
         return row
 
+    async def _shift(self, address: Address, weights: Mapping[str, int]) -> None:
+        """Tell HAProxy the weights that it has not, and return once it has them all."""
+        rows = await self._rows(address, tuple(weights))
+        changes = [name for name, weight in weights.items() if rows[name].weight != weight]
+        if not changes:
+            return
+        # Whoever gets more comes first: requests are served between two commands as well, and
+        # would find no server at all where the last one is taken out before the next is in.
+        changes.sort(key=lambda name: weights[name] < rows[name].weight)
+        await self._tell(
+            address, [f"set weight {self._backend}/{name} {weights[name]}" for name in changes]
+        )
+        deadline = asyncio.get_running_loop().time() + CONFIRM_TIMEOUT
+        while True:
+            rows = await self._rows(address, tuple(weights))
+            astray = [
+                f"{name} has weight {rows[name].weight}, not {weight}"
+                for name, weight in weights.items()
+                if rows[name].weight != weight
+            ]
+            if not astray:
+                return
+            if asyncio.get_running_loop().time() >= deadline:
+                raise BalancerError(f"HAProxy at {address.text} did not follow: {_listed(astray)}")
+            await asyncio.sleep(READ_BACK_INTERVAL)
+
     async def _row(self, address: Address, server: str) -> Row:
         """Return `server` as the HAProxy at `address` has it; raise BalancerError."""
+        return (await self._rows(address, (server,)))[server]
+
+    async def _rows(self, address: Address, servers: Sequence[str]) -> dict[str, Row]:
+        """Return at least `servers` as the HAProxy at `address` has them; raise BalancerError."""
         reply = await self._ask(address, f"show servers state {self._backend}")
         try:
-            return read_state(reply, only=server)[server]
-        except KeyError:
-            raise BalancerError(
-                f"HAProxy at {address.text} knows no server {server} in backend {self._backend}"
-            ) from None
+            rows = read_state(reply, only=servers[0] if len(servers) == 1 else "")
         except ReplyError as error:
             raise self._refusal(address, error) from error
+        if unknown := [server for server in servers if server not in rows]:
+            raise BalancerError(
+                f"HAProxy at {address.text} knows no server {_listed(unknown)} "
+                f"in backend {self._backend}"
+            )
+        return rows
 
     async def _view(self, address: Address) -> View:
         backend = self._backend
@@ -275,15 +304,24 @@ class HAProxy:
                 counts, whole = read_stat(await self._ask(address, f"show stat {number} 6 -1"))
         except ReplyError as error:
             raise self._refusal(address, error) from error
-        return View(rows, counts, whole or Counts())
+        return View(rows, counts, whole or Whole())
 
-    async def _tell(self, address: Address, command: str) -> None:
-        """Send a command that changes something; raise BalancerError where it is refused."""
-        reply = await self._ask(address, command)
-        if reply.strip():
-            raise BalancerError(
-                f'HAProxy at {address.text} refused "{command}": it answered {complaint(reply)}'
-            )
+    async def _tell(self, address: Address, commands: Sequence[str]) -> None:
+        """Send commands that change something; raise BalancerError where one is refused.
+
+        HAProxy goes on after one that it refuses, to the end of the line.
+        """
+        for line in _lines(commands):
+            said = told(await self._ask(address, ";".join(line)))
+            for place, words in enumerate(said):
+                if words:
+                    command = line[min(place, len(line) - 1)]
+                    raise BalancerError(
+                        f'HAProxy at {address.text} refused "{command}": '
+                        f"it answered {complaint(words)}"
+                    )
+            if len(said) < len(line):
+                raise _cut_short(address)
 
     async def _ask(self, address: Address, command: str) -> str:
         async with self._turns[address]:
@@ -302,6 +340,30 @@ def _checked(server: str) -> str:
             "'_', '.', ':' and '-'"
         )
     return server
+
+
+def _listed(things: Sequence[str]) -> str:
+    """Return the first few of `things`, and how many more there are, for people."""
+    more = len(things) - MAX_NAMED
+    return ", ".join(things[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _lines(commands: Sequence[str]) -> Iterator[list[str]]:
+    """Return the commands in order, as many together as a line of MAX_LINE bytes can hold."""
+    line: list[str] = []
+    length = 0
+    for command in commands:
+        if line and length + len(command) >= MAX_LINE:
+            yield line
+            line, length = [], 0
+        line.append(command)
+        length += len(command) + 1
+    if line:
+        yield line
+
+
+def _cut_short(address: Address) -> BalancerUnreachable:
+    return BalancerUnreachable(f"HAProxy at {address.text} ended its answer too soon")
 
 
 async def _bounded(address: Address, call: Callable[[Address], Awaitable[T]]) -> T:
@@ -335,5 +397,5 @@ async def _ask(address: Address, command: str) -> str:
         writer.transport.abort()
     # Every reply ends with an empty line, so one that does not was cut short on its way.
     if reply != b"\n" and not reply.endswith(b"\n\n"):
-        raise BalancerUnreachable(f"HAProxy at {address.text} ended its answer too soon")
+        raise _cut_short(address)
     return reply.decode(errors="replace")

@@ -22,7 +22,24 @@ STATE_COLUMNS = (
     "srv_iweight",
     "be_id",
 )
-STAT_COLUMNS = ("svname", "scur", "qcur", "stot", "req_tot", "hrsp_5xx")
+STAT_COLUMNS = (
+    "svname",
+    "scur",
+    "qcur",
+    "rtime",
+    "req_tot",
+    "stot",
+    "hrsp_5xx",
+    "hrsp_2xx",
+    "hrsp_3xx",
+    "hrsp_4xx",
+    "hrsp_other",
+    "econ",
+    "eresp",
+    "wretr",
+    "wredis",
+    "srv_abrt",
+)
 
 WORST_LAST = (ServerState.READY, ServerState.DRAIN, ServerState.MAINT)
 
@@ -49,9 +66,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Counts:
-    """Open sessions, and requests and answers of 500 to 599 since HAProxy's start."""
+    """What one HAProxy counts of one server: `sessions` of now, the rest since its start.
+
+    `answers`, `errors` and `response_ms` are as in facts.Server.
+    """
 
     sessions: int = 0
+    answers: int | None = None
+    errors: int | None = None
+    response_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Requests to the backend since HAProxy's start, and how many got an answer of 500 to 599."""
+
     requests: int = 0
     failed: int = 0
 
@@ -62,7 +91,7 @@ class View:
 
     rows: Mapping[str, Row]
     counts: Mapping[str, Counts]
-    whole: Counts
+    whole: Whole
 
 
 def _table(
@@ -116,7 +145,7 @@ def _number(text: str) -> int:
     return int(text) if text else 0
 
 
-def read_stat(reply: str) -> tuple[dict[str, Counts], Counts | None]:
+def read_stat(reply: str) -> tuple[dict[str, Counts], Whole | None]:
     """Return the counters of each server, and of the backend where it is in the reply.
 
     `reply` is to `show stat BACKEND 6 -1`; raises ReplyError.
@@ -127,25 +156,65 @@ def read_stat(reply: str) -> tuple[dict[str, Counts], Counts | None]:
     servers: dict[str, Counts] = {}
     whole = None
     lines = csv.reader(line for line in body.splitlines() if line)
-    for name, current, queued, total, requests, failed in _table(header, lines, STAT_COLUMNS):
-        counts = Counts(
-            # What waits in the server's own queue will reach it too.
-            sessions=_number(current) + _number(queued),
-            # Of a server HAProxy counts no requests but the times that it was chosen.
-            requests=_number(requests or total),
-            failed=_number(failed),
-        )
+    for name, current, queued, mean, requests, *totals in _table(header, lines, STAT_COLUMNS):
         if name == "BACKEND":
-            whole = counts
+            total, failed, *_ = totals
+            whole = Whole(_number(requests or total), _number(failed))
         else:
-            servers[name] = counts
+            servers[name] = _counts(_number(current), _number(queued), mean, totals)
     return servers, whole
+
+
+def _counts(current: int, queued: int, mean: str, totals: Sequence[str]) -> Counts:
+    """Return what is counted of one server; `totals` are the columns from stot on.
+
+    `answers` and `errors` count each try once, which no column does. As HAProxy 2.8 counts a
+    try that got no answer:
+    - No connection: one of wretr (tried again here), wredis (tried elsewhere), econ (given up).
+    - A connection that ended early or too late: 1 or 2 eresp. If it was tried again, as
+      `retry-on` may say, 0 or 1 eresp, and 2 of wretr and wredis together.
+    stot counts each such try once, as it does each answer, but neither the failures that
+    connect() tells at once, as on Unix sockets, nor whether it was the client who went away.
+    So stot has the word within the bounds that the other columns set. What is open now is left
+    out of it, so both numbers may go back a little where answers take long to send.
+    """
+    # What waits in the server's own queue will reach it too.
+    sessions = current + queued
+    # In `mode tcp` the columns are there, but empty.
+    if not all(totals):
+        return Counts(sessions)
+    tries, failed, *others, econ, eresp, wretr, wredis, aborted = map(int, totals)
+    answered = failed + sum(others)
+    # Of an answer that was cut off half-way its status is counted, and eresp with srv_abrt.
+    halves = min(eresp, aborted)
+    eresp -= halves
+    most = econ + eresp + wretr + wredis
+    least = econ + (max(eresp, wretr + wredis) + 1) // 2
+    lost = min(most, max(least, tries - answered - current))
+    return Counts(
+        sessions,
+        answers=answered + lost,
+        errors=min(answered, failed + halves) + lost,
+        response_ms=float(mean) if mean and answered else None,
+    )
 
 
 def split(reply: str) -> tuple[str, str]:
     """Return the two parts of a reply to `show servers state ...;show stat ...`."""
     state, mark, stat = reply.partition("# pxname")
     return state, mark + stat
+
+
+def told(reply: str) -> list[str]:
+    """Return what HAProxy said to each command of a line; nothing to one that it followed."""
+    said, words = [], ""
+    for line in reply.split("\n")[:-1]:
+        if line.strip():
+            words = f"{words} {line.strip()}".lstrip()
+        else:
+            said.append(words)
+            words = ""
+    return said
 
 
 def complaint(reply: str) -> str:
@@ -168,6 +237,11 @@ def merge(views: Sequence[View]) -> BalancerReport:
 
 
 def _merge_server(name: str, views: Sequence[View]) -> Server:
+    """Return what all say of one server.
+
+    Of `weight` and `configured` both the least, so that a server with its full weight
+    everywhere is seen to have it even where the configurations differ.
+    """
     rows = [view.rows[name] for view in views]
     counts = [view.counts.get(name, Counts()) for view in views]
     return Server(
@@ -176,6 +250,29 @@ def _merge_server(name: str, views: Sequence[View]) -> Server:
         up=all(row.up for row in rows),
         sessions=sum(each.sessions for each in counts),
         weight=min(row.weight for row in rows),
-        requests=sum(each.requests for each in counts),
-        failed=sum(each.failed for each in counts),
+        configured=min(row.configured for row in rows),
+        answers=_sum([each.answers for each in counts]),
+        errors=_sum([each.errors for each in counts]),
+        response_ms=_mean(counts),
     )
+
+
+def _sum(numbers: Iterable[int | None]) -> int | None:
+    """Return the sum, None where one of them is not known: a part would look like a fall."""
+    total = 0
+    for number in numbers:
+        if number is None:
+            return None
+        total += number
+    return total
+
+
+def _mean(counts: Iterable[Counts]) -> float | None:
+    """Return the mean response time (ms) by the answers behind each, of those that have one."""
+    pairs = [
+        (each.response_ms, each.answers)
+        for each in counts
+        if each.response_ms is not None and each.answers
+    ]
+    total = sum(answers for _, answers in pairs)
+    return sum(mean * answers for mean, answers in pairs) / total if pairs else None

@@ -1,52 +1,37 @@
 // Buttons. The click sets no state: it asks, says that it asked, and the event sets the state.
 import { alert, clearAlert } from "./announce.js";
-import { part, say } from "./dom.js";
+import { Dialog } from "./dialog.js";
+import { make, part, say } from "./dom.js";
 import { tookSeconds } from "./head.js";
-import { deploymentLook, isActive } from "./states.js";
+import { ENDING_WISHES, mayPause, promotion, shiftBack, stopping } from "./stages.js";
+import { isActive, lookOf } from "./states.js";
 import { duration } from "./time.js";
+import { errorsSoFar } from "./traffic.js";
 
-const ENDING = new Set(["stop", "roll_back", "rollback"]);
 const PATIENCE = 15_000;
 
 export class Controls {
-  #dialog = document.getElementById("stop");
+  #dialogs = ["stop", "promote", "back"].map((id) => new Dialog(id)).filter(({ node }) => node);
   #forms = [...document.querySelectorAll("form[data-control]")];
-  #words = new Map();
   #look;
-  #asked = null; // status and wish at the moment of the click
+  #asked = null; // the form whose button was pressed, until the answer is in the state
+  #words = ""; // of its button
 
   // `look` fetches the snapshot: while the socket is away no event would tell.
   constructor(look) {
     this.#look = look;
     for (const form of this.#forms) {
       const button = form.querySelector("button");
-      this.#words.set(form, button.textContent);
       form.addEventListener("submit", (event) => {
         event.preventDefault();
-        if (!this.#asked) this.#ask(form, button);
+        if (!this.#asked && !button.hasAttribute("aria-disabled")) this.#ask(form, button);
       });
     }
-    if (this.#dialog) this.#prepareDialog();
-  }
-
-  #prepareDialog() {
-    const opened = this.#dialog.open;
-    this.#dialog.close();
-    const show = (event) => {
-      event?.preventDefault();
-      this.#dialog.showModal();
-      document.getElementById("stop-keep").focus();
-    };
-    document.getElementById("stop-open").addEventListener("click", show);
-    document.getElementById("stop-keep").addEventListener("click", (event) => {
-      event.preventDefault();
-      this.#dialog.close();
-    });
-    if (opened) show();
   }
 
   async #ask(form, button) {
     this.#asked = form;
+    this.#words = button.textContent;
     clearAlert();
     button.textContent = form.dataset.pressed;
     button.setAttribute("aria-disabled", "true");
@@ -58,7 +43,7 @@ export class Controls {
         signal: AbortSignal.timeout(PATIENCE),
       });
       if (answer.status === 202) {
-        this.#dialog?.close();
+        this.#closeAll();
         await this.#look();
         return;
       }
@@ -71,7 +56,7 @@ export class Controls {
   }
 
   async #refused(answer) {
-    this.#dialog?.close();
+    this.#closeAll();
     if (answer.redirected || answer.status === 401) alert("Not asked: you are signed out.");
     else if (answer.status === 403) alert("Not asked: you have no right to this.");
     else {
@@ -80,56 +65,79 @@ export class Controls {
     }
   }
 
-  // The answer is in the state now: buttons say again what they do.
+  #closeAll() {
+    for (const dialog of this.#dialogs) dialog.close();
+  }
+
+  // The answer is in the state now: the button says again what it does.
   release() {
+    if (!this.#asked) return;
+    const button = this.#asked.querySelector("button");
     this.#asked = null;
-    for (const [form, words] of this.#words) {
-      const button = form.querySelector("button");
-      button.textContent = words;
-      button.removeAttribute("aria-disabled");
-    }
+    button.textContent = this.#words;
+    button.removeAttribute("aria-disabled");
   }
 
   paint(before, held) {
-    if (before && (before.status !== held.status || before.wish !== held.wish)) this.release();
+    if (before && ["status", "wish", "step"].some((key) => before[key] !== held[key])) this.release();
     const { status, wish } = held;
-    const ending = ENDING.has(wish);
+    const ending = ENDING_WISHES.has(wish);
     const shown = {
-      pause: ["pending", "in_progress"].includes(status) && !wish,
+      pause: mayPause(held),
       resume: (status === "paused" || wish === "pause") && isActive(status) && !ending,
       stop: isActive(status) && status !== "rolling_back",
       again: !isActive(status) && Boolean(held.previous_version),
+      promote: promotion(held) !== null,
+      back: shiftBack(held) !== "",
     };
     for (const [name, visible] of Object.entries(shown)) {
       const node = document.querySelector(`[data-control="${name}"]`);
       if (node) node.hidden = !visible;
     }
-    // What is being read in the open dialog keeps the state that it was drawn from.
-    for (const form of this.#forms)
-      if (!(this.#dialog?.open && this.#dialog.contains(form))) form.elements.seen.value = status;
-    if (this.#dialog) this.#paintDialog(held);
+    for (const form of this.#forms) if (!form.closest("dialog")) form.elements.seen.value = status;
+    for (const dialog of this.#dialogs) this.#paintDialog(dialog, held);
   }
 
-  #paintDialog(held) {
-    const { updated, total, healthy } = held.progress;
-    const given = updated
-      ? `${updated} of ${total} instances were given ${held.version} so far, ${total - updated} were not.`
-      : `No instance was given ${held.version} yet.`;
-    const safe = "What is under way is brought to a safe end first; no request is dropped.";
-    say(this.#dialog, "stop-facts", `${given} ${safe}`);
-    const mixed = updated > 0 && updated < total ? ": a mixed fleet" : "";
-    say(this.#dialog, "stop-here", `${updated} of ${total} stay on ${held.version}${mixed}.`);
-    const pace = healthy ? tookSeconds(held) / healthy : 0;
+  // What is being read in an open dialog keeps the state that it was drawn from.
+  #paintDialog({ node, open }, held) {
+    const seen = node.querySelector("input[name=seen]").value;
+    const step = node.querySelector("input[name=step]")?.value ?? String(held.step);
+    const same = seen === held.status && step === String(held.step);
+    const changed = part(node, "changed");
+    changed.hidden = !open || same;
+    if (open && !same) {
+      const more = step === String(held.step) ? "" : " It went on to the next step.";
+      changed.textContent = `It changed while you were looking: ${lookOf(held).word}.${more}`;
+    }
+    if (open && !same) return;
+    for (const input of node.querySelectorAll("input[name=seen]")) input.value = held.status;
+    for (const input of node.querySelectorAll("input[name=step]")) input.value = held.step;
+    if (node.id === "stop") this.#paintStop(node, held);
+    else if (node.id === "promote") this.#paintPromote(node, held);
+    else say(node, "back-facts", shiftBack(held));
+  }
+
+  #paintStop(node, held) {
+    const words = stopping(held);
+    say(node, "stop-facts", words.facts);
+    say(node, "stop-here", words.here);
+    const { healthy, updated } = held.progress;
+    const pace = healthy && held.strategy === "rolling" ? tookSeconds(held) / healthy : 0;
     const takes = pace && updated ? ` About ${duration(pace * updated)}.` : "";
-    say(
-      this.#dialog,
-      "stop-back",
-      `All go back to the version that they had, as carefully as they came.${takes}`,
-    );
-    const seen = this.#dialog.querySelector("input[name=seen]").value;
-    const changed = part(this.#dialog, "stop-changed");
-    changed.hidden = !this.#dialog.open || seen === held.status;
-    if (!changed.hidden)
-      changed.textContent = `It changed while you were looking: ${deploymentLook(held.status).word}.`;
+    say(node, "stop-back", `${words.back}${takes}`);
+  }
+
+  #paintPromote(node, held) {
+    const words = promotion(held);
+    if (!words) return;
+    say(document, "promote-open", words.open);
+    say(node, "promote-title", words.title);
+    say(node, "promote-facts", words.facts);
+    say(node, "promote-end-facts", words.end_facts);
+    part(node, "promote-end").hidden = !words.end;
+    const next = part(node, "promote-next");
+    if (!next.hasAttribute("aria-disabled")) next.textContent = words.next;
+    const lines = errorsSoFar(held).map((line) => make("li", {}, line));
+    part(node, "promote-errors").replaceChildren(...lines);
   }
 }

@@ -7,6 +7,7 @@ const plan = document.getElementById("plan");
 const seen = document.getElementById("id_previewed");
 const version = document.getElementById("id_version");
 const start = document.getElementById("start");
+const strategy = document.getElementById("id_strategy");
 let timer = 0;
 let asking = null;
 
@@ -15,6 +16,14 @@ document.getElementById("preview").hidden = true;
 
 function label() {
   start.querySelector("[data-part=version]").textContent = version.value.trim();
+  const slot = strategy.value === "blue_green";
+  start.querySelector("[data-part=where]").textContent = slot ? start.dataset.slot : start.dataset.fleet;
+}
+
+// The keys of the strategy that is chosen, and no others.
+function reveal() {
+  for (const group of form.querySelectorAll("[data-strategy]"))
+    group.hidden = group.dataset.strategy !== strategy.value;
 }
 
 async function redraw() {
@@ -62,6 +71,7 @@ function mark(piece) {
     if (!input) continue;
     input.setAttribute("aria-invalid", "true");
     input.closest("details")?.setAttribute("open", "");
+    input.closest("[data-strategy]")?.removeAttribute("hidden");
   }
 }
 
@@ -74,6 +84,10 @@ function soon() {
 }
 
 form.addEventListener("input", soon);
+strategy.addEventListener("change", () => {
+  reveal();
+  soon();
+});
 form.addEventListener("submit", (event) => {
   if (start.getAttribute("aria-disabled")) event.preventDefault();
   start.setAttribute("aria-disabled", "true");

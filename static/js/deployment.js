@@ -6,11 +6,14 @@ import { badge, fetchJson, pollWhileStale } from "./freshness.js";
 import * as head from "./head.js";
 import { Log } from "./log.js";
 import { Panel } from "./panel.js";
+import * as rail from "./rail.js";
 import { advance, firstFailure, newer, touched } from "./snapshot.js";
 import { Live } from "./socket.js";
+import { decision, label, stops, takesTraffic } from "./stages.js";
 import { deploymentLook, isActive, learn } from "./states.js";
 import * as tiles from "./tiles.js";
 import { heard, localise } from "./time.js";
+import * as traffic from "./traffic.js";
 
 const data = pageData();
 const root = document.getElementById("deployment");
@@ -28,9 +31,13 @@ const panel = new Panel(log, () => held);
 const controls = new Controls(look);
 
 function show(before) {
-  tiles.paint(held, touched(before, held));
+  // With the shift of the traffic every tile of the new side changes, and no target does.
+  const shifted = before && takesTraffic(before) !== takesTraffic(held);
+  tiles.paint(held, touched(shifted ? null : before, held));
   tiles.tick(held);
   head.paint(root, held);
+  rail.paint(root, held);
+  traffic.paint(root, held);
   controls.paint(before, held);
   if (panel.name) panel.paint(held);
   speak(before);
@@ -41,8 +48,15 @@ function pin(events) {
   if (failure) head.paintFailure(root, failure);
 }
 
+// A decision may become needed by the clock alone.
+let asked = "";
+
 function speak(before) {
+  const needed = decision(held);
+  if (needed && !asked) announce.tell(`${held.service} ${held.version}: ${needed}`);
+  asked = needed;
   if (!before) return;
+  if (condemned(held) && !condemned(before)) announce.tell(held.analysis.words);
   const { batch, batches, healthy, total } = held.progress;
   if (before.status !== held.status) {
     const text = `${held.service} ${held.version}: ${deploymentLook(held.status).word}. ${held.reason}`;
@@ -52,7 +66,16 @@ function speak(before) {
     announce.tell(failure.message);
   } else if (before.progress.healthy !== healthy && isActive(held.status)) {
     announce.status(`Batch ${batch} of ${batches}, ${healthy} of ${total} on ${held.version}`);
+  } else if (held.strategy !== "rolling" && before.step !== held.step) {
+    announce.status(stepWords());
   }
+}
+
+const condemned = ({ analysis }) => analysis?.verdict === "against";
+
+function stepWords() {
+  const stop = stops(held).find(({ end }) => end > held.step);
+  return stop ? `${held.service} ${held.version}: ${label(held, stop)}` : "";
 }
 
 function take(message) {
@@ -101,6 +124,8 @@ setInterval(() => {
   if (!isActive(held.status)) return;
   tiles.tick(held);
   head.tick(root, held);
+  rail.paint(root, held);
+  speak(null);
 }, 1_000);
 
 // For the console: what the page holds, to be read and not written.

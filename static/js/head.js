@@ -1,6 +1,7 @@
-// The head of a deployment's page: state, figures, wish, reason, first failure, traffic.
+// The head of a deployment's page: state, figures, wish, decision, reason, first failure.
 import { draw, hue, part, say } from "./dom.js";
-import { counts, deploymentLook, isActive, secondsLeft, segments, shares, waitingWords, wishWords } from "./states.js";
+import { asksApproval, decision, strategyWords } from "./stages.js";
+import { counts, done, isActive, lookOf, secondsLeft, segments, waitingWords, wishWords } from "./states.js";
 import { clock, duration, now } from "./time.js";
 
 const ICONS = {
@@ -13,7 +14,6 @@ const ICONS = {
   failed: "failed",
   cancelled: "stopped",
 };
-const figures = new Intl.NumberFormat("en");
 
 export function tookSeconds(held) {
   const begun = Date.parse(held.started_at ?? held.created_at);
@@ -22,22 +22,22 @@ export function tookSeconds(held) {
 }
 
 export function paint(root, held) {
-  const look = deploymentLook(held.status);
+  const look = lookOf(held);
   root.dataset.status = held.status;
   hue(part(root, "state"), look.hue);
   say(root, "glyph", look.glyph);
   say(root, "word", look.word);
   say(root, "counts", counts(held.progress));
+  say(root, "strategy", strategyWords(held));
   paintSegments(part(root, "segments"), held.progress);
   paintWish(root, held);
   paintWaiting(root, held);
   paintReason(root, held, look);
-  paintTraffic(root, held);
   tick(root, held);
-  const { updated, total } = held.progress;
-  document.title = `${look.glyph} ${updated}/${total} ${held.service} ${held.version}`;
+  document.title = `${look.glyph} ${done(held.progress)}/${held.progress.total} ${held.service} ${held.version}`;
   const icon = document.getElementById("favicon");
-  const href = `${icon.dataset.folder}${ICONS[held.status] ?? "idle"}.svg`;
+  const name = asksApproval(held) ? "paused" : (ICONS[held.status] ?? "idle");
+  const href = `${icon.dataset.folder}${name}.svg`;
   if (icon.getAttribute("href") !== href) icon.setAttribute("href", href);
 }
 
@@ -47,6 +47,9 @@ export function tick(root, held) {
   say(root, "elapsed", duration(took));
   say(root, "elapsed-word", isActive(held.status) ? "elapsed" : "in all");
   say(root, "left", left === null ? "" : `, about ${duration(left)} left`);
+  const asked = decision(held);
+  part(root, "decision").hidden = !asked;
+  say(root, "decision-words", asked);
 }
 
 export function paintSegments(node, progress) {
@@ -89,35 +92,4 @@ export function paintFailure(root, event) {
   say(root, "failure-at", clock(event.at));
   part(root, "failure-at").dateTime = event.at;
   part(root, "failure-link").setAttribute("href", `#e-${event.seq}`);
-}
-
-function paintTraffic(root, held) {
-  const drawn = shares(held.traffic, held.version);
-  const bar = part(root, "shares");
-  bar.replaceChildren(
-    ...drawn.map(({ isNew, x, percent }) =>
-      draw("rect", { x: `${x}%`, width: `${percent}%`, height: 14, class: isNew ? "new" : "old" }),
-    ),
-  );
-  paintShareWords(part(root, "share-words"), drawn);
-  const { requests, failed_requests: failed } = held.traffic;
-  say(root, "requests", figures.format(requests ?? 0));
-  say(root, "failed-requests", figures.format(failed ?? 0));
-  part(root, "failed-requests").classList.toggle("hue-fail", failed > 0);
-  say(root, "receipt-words", isActive(held.status) ? "since the start" : "from start to end");
-}
-
-function paintShareWords(node, drawn) {
-  const words = drawn.map(({ version, isNew, percent }) => {
-    const item = document.createElement("span");
-    const swatch = document.createElement("span");
-    swatch.className = `swatch ${isNew ? "new" : "old"}`;
-    swatch.setAttribute("aria-hidden", "true");
-    const name = document.createElement("span");
-    name.className = "version";
-    name.textContent = version;
-    item.append(swatch, " ", name, ` ${Math.round(percent)} %`);
-    return item;
-  });
-  if (words.length) node.replaceChildren(...words);
 }

@@ -1,13 +1,16 @@
 // Lists that stay up to date: cards are patched by events, the rest is drawn by the server
 // again when something changed, and only what differs is replaced.
+import { Dialog } from "./dialog.js";
 import { hue, pageData, part, say } from "./dom.js";
 import { badge, pollWhileStale } from "./freshness.js";
 import { paintSegments, tookSeconds } from "./head.js";
 import { Live } from "./socket.js";
-import { counts, deploymentLook, learn, secondsLeft } from "./states.js";
+import { strategyWords } from "./stages.js";
+import { counts, learn, lookOf, secondsLeft } from "./states.js";
 import { duration, heard, localise } from "./time.js";
 
 const REDRAW_EVERY = 3_000; // milliseconds, at most so often
+const TELLING = new Set(["created", "status", "wish", "waiting", "owner"]);
 const data = pageData();
 const held = new Map(data.deployments.map((one) => [one.id, one]));
 let drawn = 0;
@@ -22,11 +25,12 @@ const live = new Live(() => "/ws/overview/");
 function paint(one) {
   const card = document.querySelector(`.run[data-key="${CSS.escape(one.id)}"]`);
   if (!card) return;
-  const look = deploymentLook(one.status);
+  const look = lookOf(one);
   hue(card, look.hue);
   hue(card.querySelector(".state"), look.hue);
   say(card, "glyph", look.glyph);
   say(card, "word", look.word);
+  say(card, "strategy", strategyWords(one));
   say(card, "counts", counts(one.progress));
   paintSegments(part(card, "segments"), one.progress);
   tick(card, one);
@@ -53,7 +57,9 @@ function take(message) {
     if (!one.id) continue;
     held.set(event.deployment, one);
     paint(one);
-    if (["created", "status", "wish", "waiting", "owner"].includes(event.kind)) redrawSoon();
+    if (TELLING.has(event.kind)) redrawSoon();
+    // Where a person has to be asked, the overview says so.
+    if (event.kind === "step" && one.approvals.length) redrawSoon();
   }
   if (message.services) redrawSoon();
 }
@@ -121,6 +127,7 @@ function searching() {
   });
 }
 
+new Dialog("swap");
 searching();
 badge(live);
 pollWhileStale(live, redraw);

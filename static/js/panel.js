@@ -1,5 +1,6 @@
 // What is known of one instance: opened by its tile, kept up to date while it is open.
 import { hue, make, part, say } from "./dom.js";
+import { takesTraffic } from "./stages.js";
 import { isWell, runs, tileLook, tileState } from "./states.js";
 import { clock } from "./time.js";
 
@@ -50,7 +51,7 @@ export class Panel {
   paint(held) {
     const target = held.targets.find((one) => one.instance === this.name);
     if (!target) return;
-    const look = tileLook(tileState(target, held.status));
+    const look = tileLook(tileState(target, held.status, takesTraffic(held)));
     say(this.#root, "panel-name", target.instance);
     hue(part(this.#root, "panel-state"), look.hue);
     say(this.#root, "panel-glyph", look.glyph);

@@ -1,6 +1,8 @@
 // What a state looks like, the same as dashboard/screens.py says for the first view.
 
-let vocabulary = { tiles: {}, deployments: {}, wishes: {}, waiting: {} };
+import { asksApproval } from "./stages.js";
+
+let vocabulary = { tiles: {}, deployments: {}, stops: {}, asks: {}, wishes: {}, waiting: {} };
 export const learn = (words) => (vocabulary = words);
 
 const ACTIVE = new Set(["pending", "in_progress", "paused", "rolling_back"]);
@@ -11,7 +13,9 @@ const PLAIN = { pending: "waiting", healthy: "serving", rolled_back: "restored",
 export const isActive = (status) => ACTIVE.has(status);
 export const inFlight = (status) => IN_FLIGHT.has(status);
 
-export function tileState(target, status) {
+// `traffic` is whether who is healthy on the new version is given any.
+export function tileState(target, status, traffic = true) {
+  if (target.status === "healthy" && !traffic) return "verified";
   const over = !isActive(status);
   if (target.status === "failed") return over ? "held_out" : "failed";
   if (target.status === "pending" && (over || status === "rolling_back")) return "untouched";
@@ -22,6 +26,10 @@ export function tileState(target, status) {
 export const tileLook = (state) => vocabulary.tiles[state] ?? vocabulary.tiles.unknown;
 export const deploymentLook = (status) =>
   vocabulary.deployments[status] ?? { glyph: "?", word: status, hue: "wait" };
+// A person being asked for included.
+export const lookOf = (summary) =>
+  asksApproval(summary) ? vocabulary.asks : deploymentLook(summary.status);
+export const stopLook = (state) => vocabulary.stops[state];
 export const wishWords = (wish) => vocabulary.wishes[wish] ?? "";
 export const waitingWords = ({ waiting_for: what, started_at: started }) =>
   vocabulary.waiting[what]?.[started ? 1 : 0] ?? "";
@@ -39,6 +47,7 @@ export function runs(target, status) {
 
 // What more there is to say: the step on the way back, the sessions still open.
 export function detail(target, state) {
+  if (state === "verified") return "no traffic";
   const step = state === "rolling_back" ? (STEPS[target.status] ?? "") : "";
   const draining = target.status === "draining" && target.sessions !== null;
   return [step, draining ? `${target.sessions} open` : ""].filter(Boolean).join(", ");
@@ -58,7 +67,12 @@ export function bars(checks) {
   });
 }
 
+// How many instances have the new version; where none is changed, who is verified.
+export const done = ({ updated, healthy }) => Math.max(updated, healthy);
+
 export function counts(progress) {
+  if (progress.healthy > progress.updated)
+    return `${progress.healthy}/${progress.total} verified, ${progress.failed} failed`;
   const restored = progress.rolled_back ? `, ${progress.rolled_back} restored` : "";
   return (
     `${progress.updated}/${progress.total} updated, ${progress.failed} failed${restored}, ` +
@@ -84,21 +98,11 @@ export function segments(progress) {
   });
 }
 
-export function shares(traffic, version) {
-  const known = Object.entries(traffic.shares ?? {});
-  known.sort(([one], [other]) => (one === version) - (other === version) || (one < other ? -1 : 1));
-  let at = 0;
-  return known.map(([name, share]) => {
-    const drawn = { version: name, isNew: name === version, x: at, percent: 100 * share };
-    at += drawn.percent;
-    return drawn;
-  });
-}
-
-// How long it still takes at the pace so far; null while nobody can tell.
+// How long it still takes at the pace so far; null while nobody can tell, as of what waits for the
+// traffic or for a person on its way.
 export function secondsLeft(held, took) {
   const { healthy, failed, total } = held.progress;
-  if (held.status !== "in_progress" || !healthy) return null;
+  if (held.strategy !== "rolling" || held.status !== "in_progress" || !healthy) return null;
   return (took * (total - healthy - failed)) / healthy;
 }
 

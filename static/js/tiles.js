@@ -1,5 +1,6 @@
 // Lanes and tiles: patched in place, so focus, selection and scrolling stay where they are.
 import { draw, hue, part, say } from "./dom.js";
+import { leadsToBatch, takesTraffic } from "./stages.js";
 import { bars, detail, isActive, laneState, runs, tileLook, tileState } from "./states.js";
 import { duration, now, secondsSince } from "./time.js";
 
@@ -16,17 +17,18 @@ export const tileOf = (name) => tiles.get(name);
 export function paint(held, names) {
   const wanted = new Set(names);
   const batches = new Set();
+  const traffic = takesTraffic(held);
   for (const target of held.targets) {
     if (!wanted.has(target.instance)) continue;
     batches.add(target.batch);
     const node = tiles.get(target.instance);
-    if (node) paintTile(node, target, held.status);
+    if (node) paintTile(node, target, held.status, traffic);
   }
   for (const batch of batches) paintLane(batch, held);
 }
 
-function paintTile(node, target, status) {
-  const state = tileState(target, status);
+function paintTile(node, target, status, traffic) {
+  const state = tileState(target, status, traffic);
   const look = tileLook(state);
   if (node.dataset.state !== state) {
     node.dataset.state = state;
@@ -69,7 +71,7 @@ export function tick(held) {
     if (node) paintSeconds(node, target, held.status);
   }
   const left = held.waiting_until ? (Date.parse(held.waiting_until) - now()) / 1000 : null;
-  let next = held.status === "in_progress" && left !== null;
+  let next = held.status === "in_progress" && left > 0 && leadsToBatch(held);
   for (const [, lane] of lanes) {
     const node = part(lane, "pause");
     const counting = next && lane.dataset.lane === "coming";

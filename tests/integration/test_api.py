@@ -627,6 +627,7 @@ def test_the_description_names_every_call(client: Client) -> None:
         "/services",
         "/services/{name}",
         "/services/{name}/plan",
+        "/services/{name}/swap",
         "/services/{name}/deployments",
         "/deployments",
         "/deployments/{deployment_id}",

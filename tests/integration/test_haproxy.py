@@ -56,16 +56,22 @@ def program() -> str:
     pytest.skip("optional: no haproxy on the PATH, and no wheel of it for this machine")
 
 
-class Running:
-    """One HAProxy; `folder` has its sockets: admin, operator, web (clients), twin."""
+SLOW = 0.05  # seconds that an instance takes for /slow
 
-    def __init__(self, folder: Path, instances: Path) -> None:
+
+class Running:
+    """One HAProxy; `folder` has its sockets: admin, operator, web (clients), twin.
+
+    `more` is the configuration of backends on top.
+    """
+
+    def __init__(self, folder: Path, instances: Path, more: str = "") -> None:
         self.folder = folder
         listener = socket.create_server(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]
         config = folder / "haproxy.cfg"
         config.write_text(
-            CONFIG.format(folder=folder, instances=instances, listener=listener.fileno())
+            CONFIG.format(folder=folder, instances=instances, listener=listener.fileno()) + more
         )
         with listener:
             self.process = subprocess.Popen(
@@ -93,7 +99,7 @@ class Running:
 
 
 class Instances:
-    """Servers web-01 to web-03: each answers its name, 500 at /fail, and waits at /hold."""
+    """Servers web-01 to web-03: each answers its name, 500 at /fail, late at /slow and /hold."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -110,6 +116,8 @@ class Instances:
                 path = (await reader.readuntil(b"\r\n\r\n")).split()[1]
                 if path == b"/hold":
                     await self.release.wait()
+                if path == b"/slow":
+                    await asyncio.sleep(SLOW)
                 status = b"500 No" if path == b"/fail" else b"200 OK"
                 length = str(len(name)).encode()
                 head = b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: " + length
@@ -158,13 +166,13 @@ async def instances(folder: Path) -> AsyncIterator[Instances]:
 
 
 @pytest.fixture
-async def launch(folder: Path, instances: Instances) -> AsyncIterator[Callable[[], Running]]:
+async def launch(folder: Path, instances: Instances) -> AsyncIterator[Callable[..., Running]]:
     started: list[Running] = []
 
-    def one() -> Running:
+    def one(more: str = "") -> Running:
         own = folder / str(len(started))
         own.mkdir()
-        started.append(Running(own, folder))
+        started.append(Running(own, folder, more.replace("FOLDER", str(own))))
         return started[-1]
 
     yield one
@@ -173,7 +181,7 @@ async def launch(folder: Path, instances: Instances) -> AsyncIterator[Callable[[
 
 
 @pytest.fixture
-async def haproxy(launch: Callable[[], Running]) -> Running:
+async def haproxy(launch: Callable[..., Running]) -> Running:
     running = launch()
     await until(lambda: reports(balancer(running.address())))
     return running
@@ -235,7 +243,9 @@ async def test_the_report_has_every_server_as_haproxy_has_it(haproxy: Running) -
     """Told state, own check, weight and sessions of each server, one in maintenance included."""
     report = await balancer(haproxy.address()).report()
     assert list(report.servers) == ["web-01", "web-02", "web-03"]
-    assert report.servers["web-01"] == Server("web-01", ServerState.READY, True, 0, 100)
+    assert report.servers["web-01"] == Server(
+        "web-01", ServerState.READY, True, 0, 100, configured=100, answers=0, errors=0
+    )
     third = report.servers["web-03"]
     assert (third.state, third.up, third.serving) == (ServerState.MAINT, False, False)
 
@@ -358,15 +368,16 @@ async def test_ready_waits_for_haproxys_own_check(haproxy: Running, instances: I
     assert (await see(subject)).serving
 
 
-@pytest.mark.parametrize("name", ["drain", "ready", "cut", "set_weight"])
+@pytest.mark.parametrize("name", ["drain", "ready", "cut", "set_weights"])
 async def test_an_unknown_server_is_named(haproxy: Running, name: str) -> None:
     """Asking again would not help, and the message says who, where and in which backend."""
     subject = balancer(haproxy.address())
-    arguments = ("web-99", 50) if name == "set_weight" else ("web-99",)
+    argument = {"web-01": 50, "web-99": 50} if name == "set_weights" else "web-99"
     with pytest.raises(BalancerError, match="knows no server web-99 in backend app") as refusal:
-        await getattr(subject, name)(*arguments)
+        await getattr(subject, name)(argument)
     assert not isinstance(refusal.value, BalancerUnreachable)
     assert haproxy.address() in str(refusal.value)
+    assert (await see(subject)).weight == 100
 
 
 async def test_an_unknown_backend_is_named(haproxy: Running) -> None:
@@ -393,36 +404,387 @@ async def test_a_name_with_a_semicolon_does_nothing(haproxy: Running) -> None:
     assert report.servers["web-02"].serving
 
 
-async def test_weights_are_shares_of_the_configured_weight(haproxy: Running) -> None:
-    """Set, read back, and felt by the clients; 0 sends nothing, and ready() then says why."""
+async def test_weights_are_absolute_and_felt(haproxy: Running) -> None:
+    """Set and read back from 0 to 256; what is configured stays known, and 0 sends nothing."""
     subject = balancer(haproxy.address())
-    for percent in (50, 1, 100):
-        await subject.set_weight("web-01", percent)
-        assert (await see(subject)).weight == percent
-    await subject.set_weight("web-01", 0)
-    assert not (await see(subject)).serving
-    assert await served_by(haproxy) == {"web-02"}
-    with pytest.raises(BalancerError, match="sends nothing to web-01: its weight is 0"):
-        await subject.ready("web-01")
+    for weight in (50, 1, 256, 0, 100):
+        await subject.set_weights({"web-01": weight})
+        server = await see(subject)
+        assert (server.weight, server.configured) == (weight, 100)
+        assert server.serving is (weight > 0)
+        if weight in {0, 100}:
+            assert await served_by(haproxy) == ({"web-01", "web-02"} if weight else {"web-02"})
 
 
-async def test_a_share_of_a_small_weight_is_not_nothing(haproxy: Running) -> None:
-    """50 % of HAProxy's default weight, 1, would be rounded to 0 by HAProxy itself."""
-    subject = balancer(haproxy.address(), backend="twin")
-    await subject.set_weight("only", 0)
-    await subject.set_weight("only", 50)
-    assert (await see(subject, "only")).weight == 1
+async def test_a_server_without_weight_is_ready_and_gets_nothing(haproxy: Running) -> None:
+    """An idle slot is put in rotation before it gets its share."""
+    subject = balancer(haproxy.address())
+    await subject.set_weights({"web-03": 0})
+    await subject.ready("web-03")
+    server = await see(subject, "web-03")
+    assert (server.state, server.up, server.serving) == (ServerState.READY, True, False)
+    assert await served_by(haproxy) == {"web-01", "web-02"}
+    await subject.set_weights({"web-03": 100})
+    assert await served_by(haproxy, 9) == {"web-01", "web-02", "web-03"}
+
+
+async def test_clients_are_shared_out_as_the_weights_say(haproxy: Running) -> None:
+    """Of 400 requests after a shift to 5 %, 20 reach the server, as HAProxy takes turns."""
+    subject = balancer(haproxy.address())
+    await subject.set_weights({"web-01": 5, "web-02": 95})
+    names = [(await get(haproxy)).split(b"\r\n\r\n")[-1] for _ in range(400)]
+    assert set(names) == {b"web-01", b"web-02"}
+    assert 18 <= names.count(b"web-01") <= 22
+
+
+async def test_no_request_fails_while_all_the_traffic_is_shifted(haproxy: Running) -> None:
+    """50 times from one server to the other: at no moment is there none with a weight."""
+    subject = balancer(haproxy.address())
+    await subject.set_weights({"web-01": 100, "web-02": 0})
+    answers: list[bytes] = []
+    done = asyncio.Event()
+
+    async def ask() -> None:
+        while not done.is_set():
+            answers.append(await get(haproxy))
+
+    clients = [asyncio.create_task(ask()) for _ in range(4)]
+    for shift in range(50):
+        # Named in one order: the server that is taken out comes before the other, and after it.
+        first = 100 * (shift % 2)
+        await subject.set_weights({"web-01": first, "web-02": 100 - first})
+        before = len(answers)
+
+        async def more(before: int = before) -> bool:
+            return len(answers) >= before + 8
+
+        await until(more)
+    done.set()
+    await asyncio.gather(*clients)
+    assert {answer.split(b"\r\n")[0] for answer in answers} == {b"HTTP/1.1 200 OK"}
+    names = [answer.split(b"\r\n\r\n")[-1] for answer in answers]
+    assert min(names.count(name) for name in (b"web-01", b"web-02")) >= 25 * 4
+
+
+class Stub:
+    """A runtime API whose servers s0, s1, ... have weights; `lines` are those that it was sent.
+
+    It follows only the first `follows` commands of a line, and answers only `replies` of them.
+    """
+
+    def __init__(self, names: list[str], follows: int = 10_000, replies: int = 10_000) -> None:
+        self.weights = dict.fromkeys(names, 100)
+        self.lines: list[str] = []
+        self._follows = follows
+        self._replies = replies
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = (await reader.readline()).decode().rstrip("\n")
+        if line.startswith("show servers state"):
+            reply = "1\n# be_id srv_name srv_op_state srv_admin_state srv_uweight srv_iweight\n"
+            for name, weight in self.weights.items():
+                reply += f"3 {name} 2 0 {weight} 100\n"
+            writer.write(reply.encode() + b"\n")
+        else:
+            self.lines.append(line)
+            commands = line.split(";")
+            for command in commands[: self._follows]:
+                name, weight = command.removeprefix("set weight app/").split(" ")
+                self.weights[name] = int(weight)
+            writer.write(b"\n" * min(len(commands), self._replies))
+        writer.close()
+
+    def listen(self, folder: Path) -> Awaitable[asyncio.Server]:
+        return asyncio.start_unix_server(self.serve, folder / "stub.sock")
+
+
+@pytest.mark.parametrize(("servers", "length", "lines"), [(20, 6, 1), (20, 128, 1), (600, 128, 12)])
+async def test_all_weights_are_told_in_as_few_lines_as_possible(
+    folder: Path, servers: int, length: int, lines: int
+) -> None:
+    """One line, one moment; only where it would be too long for HAProxy's buffer there are more."""
+    stub = Stub([f"{number:x>{length}}" for number in range(servers)])
+    wanted = {name: 5 if place % 2 else 195 for place, name in enumerate(stub.weights)}
+    async with await stub.listen(folder):
+        await balancer(f"unix:{folder}/stub.sock").set_weights(wanted)
+    assert stub.weights == wanted
+    assert len(stub.lines) == lines
+    assert max(len(line) for line in stub.lines) <= 8000
+    told = [int(command.rsplit(" ", 1)[1]) for command in ";".join(stub.lines).split(";")]
+    assert told == sorted(told, reverse=True), "who gets more comes first"
+
+
+async def test_who_has_the_weight_is_not_told_again(folder: Path) -> None:
+    """Asked again, as after a lost answer, only the rest is told, or nothing."""
+    stub = Stub(["web-01", "web-02"])
+    async with await stub.listen(folder):
+        subject = balancer(f"unix:{folder}/stub.sock")
+        await subject.set_weights({})
+        await subject.set_weights({"web-01": 100, "web-02": 0})
+        await subject.set_weights({"web-01": 100, "web-02": 0})
+    assert stub.lines == ["set weight app/web-02 0"]
+
+
+async def test_who_does_not_follow_is_named(folder: Path) -> None:
+    """HAProxy says yes, but what is read back is not what was told."""
+    stub = Stub(["web-01", "web-02"], follows=1)
+    async with await stub.listen(folder):
+        begun = time.monotonic()
+        with pytest.raises(BalancerError, match="follow: web-02 has weight 100, not 50") as refusal:
+            await balancer(f"unix:{folder}/stub.sock").set_weights({"web-01": 50, "web-02": 50})
+    assert not isinstance(refusal.value, BalancerUnreachable)
+    assert 1.4 < time.monotonic() - begun < 2
+
+
+async def test_of_many_that_do_not_follow_five_are_named(folder: Path) -> None:
+    """A message of a thousand names would help nobody."""
+    stub = Stub([f"web-{number}" for number in range(9)], follows=1)
+    async with await stub.listen(folder):
+        with pytest.raises(BalancerError, match=r"web-5 has weight 100, not 50 and 3 more$"):
+            await balancer(f"unix:{folder}/stub.sock").set_weights(dict.fromkeys(stub.weights, 50))
+
+
+async def test_fewer_answers_than_commands_are_no_answer(folder: Path) -> None:
+    """The reply broke off between two of them, which look alike: an empty line each."""
+    stub = Stub([f"web-{number}" for number in range(4)], replies=3)
+    async with await stub.listen(folder):
+        with pytest.raises(BalancerUnreachable, match="ended its answer too soon"):
+            await balancer(f"unix:{folder}/stub.sock").set_weights(dict.fromkeys(stub.weights, 50))
+
+
+async def test_600_servers_with_long_names_are_shifted_at_once(
+    launch: Callable[..., Running],
+) -> None:
+    """A real HAProxy takes all the lines, and back, each within the two seconds of a call."""
+    names = [f"{number:x>120}" for number in range(600)]
+    servers = "".join(f"    server {name} 127.0.0.1:1 weight 100\n" for name in names)
+    running = launch(f"backend big\n{servers}")
+    subject = balancer(running.address(), backend="big")
+    await until(lambda: reports(subject))
+    for wanted in (
+        {name: 5 if place % 2 else 195 for place, name in enumerate(names)},
+        dict.fromkeys(names, 100),
+    ):
+        await subject.set_weights(wanted)
+        report = await subject.report()
+        assert {name: report.servers[name].weight for name in names} == wanted
+
+
+async def test_weights_reach_every_balancer(
+    haproxy: Running, launch: Callable[..., Running]
+) -> None:
+    """With one away it is unreachable, and the other has followed all the same."""
+    other = launch()
+    both = balancer(haproxy.address(), other.address())
+    await until(lambda: reports(both))
+    await both.set_weights({"web-01": 5, "web-02": 95})
+    for each in (haproxy, other):
+        report = await balancer(each.address()).report()
+        assert [server.weight for server in report.servers.values()] == [5, 95, 100]
+    other.stop()
+    with pytest.raises(BalancerUnreachable, match=r"admin\.sock can't be reached"):
+        await both.set_weights({"web-01": 0, "web-02": 100})
+    assert (await see(balancer(haproxy.address()))).weight == 0
+
+
+async def test_a_static_algorithm_says_what_it_takes(launch: Callable[..., Running]) -> None:
+    """0 or the configured weight; HAProxy's own words tell that of any other."""
+    running = launch(
+        "backend fixed\n    balance static-rr\n"
+        "    server one 127.0.0.1:1 weight 100\n    server two 127.0.0.1:1 weight 40\n"
+        "    server idle 127.0.0.1:1 weight 0\n"
+    )
+    subject = balancer(running.address(), backend="fixed")
+    await until(lambda: reports(subject))
+    await subject.set_weights({"one": 0, "two": 0, "idle": 0})
+    await subject.set_weights({"one": 100, "two": 40})
+    for server, weight in (("one", 50), ("two", 100), ("idle", 100)):
+        words = f'refused "set weight fixed/{server} {weight}": .* only accepts weights'
+        with pytest.raises(BalancerError, match=words) as refusal:
+            await subject.set_weights({"one": 0, server: weight})
+        assert not isinstance(refusal.value, BalancerUnreachable)
+
+
+async def test_weights_need_the_right(haproxy: Running) -> None:
+    """What is so already needs none: nothing is told."""
+    subject = balancer(haproxy.address("operator"))
+    await subject.set_weights({"web-01": 100, "web-02": 100})
+    with pytest.raises(BalancerError, match=r'refused "set weight app/web-01 5": .*Permission den'):
+        await subject.set_weights({"web-01": 5, "web-02": 95})
 
 
 async def test_requests_and_failures_are_counted(haproxy: Running) -> None:
-    """Of the backend as a whole, and of the server that gave the answers."""
+    """Of the backend as a whole, and of the server that gave the answers; a 500 counts once."""
     subject = balancer(haproxy.address())
     await subject.drain("web-02")
     for path in ("/", "/", "/fail"):
         await get(haproxy, path)
     report = await subject.report()
     assert (report.requests, report.failed) == (3, 1)
-    assert (report.servers["web-01"].requests, report.servers["web-01"].failed) == (3, 1)
+    assert (report.servers["web-01"].answers, report.servers["web-01"].errors) == (3, 1)
+    assert (report.servers["web-02"].answers, report.servers["web-02"].errors) == (0, 0)
+
+
+async def test_response_times_are_those_of_the_server(haproxy: Running) -> None:
+    """Told once it has answered."""
+    subject = balancer(haproxy.address())
+    await subject.drain("web-02")
+    assert (await see(subject)).response_ms is None
+    for _ in range(5):
+        await get(haproxy, "/slow")
+    mean = (await see(subject)).response_ms
+    assert mean is not None
+    assert SLOW * 1000 - 2 <= mean < 20 * SLOW * 1000
+
+
+async def test_a_backend_of_connections_counts_no_answers(launch: Callable[..., Running]) -> None:
+    """HAProxy sees no answers in `mode tcp`: not known is not the same as none."""
+    running = launch("backend plain\n    mode tcp\n    server one 127.0.0.1:1 weight 100\n")
+    subject = balancer(running.address(), backend="plain")
+    await until(lambda: reports(subject))
+    server = await see(subject, "one")
+    assert (server.answers, server.errors, server.response_ms) == (None, None, None)
+
+
+class Bad:
+    """An instance on a port that fails as `kind` says, every time or only every `each` times.
+
+    It counts what reaches it: all `tries`, and the `failures` among them.
+    """
+
+    def __init__(self, kind: str, each: int = 1) -> None:
+        self.tries = 0
+        self.failures = 0
+        self._kind = kind
+        self._each = each
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            self.tries += 1
+            if self.tries % self._each:
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+            else:
+                self.failures += 1
+                writer.write(BAD_ANSWERS[self._kind])
+            await writer.drain()
+        writer.close()
+
+    async def listen(self) -> asyncio.Server:
+        return await asyncio.start_server(self.serve, "127.0.0.1", 0)
+
+
+BAD_ANSWERS = {
+    "closes": b"",
+    "breaks off in the head": b"HTTP/1.1 200 OK\r\nConte",
+    "breaks off in the body": b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nno",
+    "talks nonsense": b"hello\r\n\r\n",
+    "answers 500": b"HTTP/1.1 500 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno",
+}
+RETRIES = {
+    "none": "retries 0",
+    "here": "retries 1",
+    "elsewhere": "option redispatch 1",
+    "of all": "retries 2\n    option redispatch 1\n    retry-on all-retryable-errors",
+}
+
+
+def beside(bad: str, retries: str, good: str = "") -> str:
+    """Return the configuration of a backend with the server at address `bad`, and `good`."""
+    more = f"    server good {good} weight 100\n" if good else ""
+    return (
+        "frontend pair\n    bind unix@FOLDER/pair.sock\n    default_backend pair\n"
+        f"backend pair\n    balance roundrobin\n    {RETRIES[retries]}\n"
+        f"    server bad {bad} weight 100\n{more}"
+    )
+
+
+def local(server: asyncio.Server) -> str:
+    return f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("retries", RETRIES)
+@pytest.mark.parametrize("kind", BAD_ANSWERS)
+async def test_each_try_counts_once(
+    launch: Callable[..., Running], kind: str, retries: str, alone: bool
+) -> None:
+    """However it failed and was tried again, here or elsewhere: as the instance itself counts."""
+    bad, good = Bad(kind), Bad("closes", each=10_000)
+    async with await bad.listen() as server, await good.listen() as other:
+        running = launch(beside(local(server), retries, "" if alone else local(other)))
+        subject = balancer(running.address(), backend="pair")
+        await until(lambda: reports(subject))
+        answers = [await get(running, frontend="pair") for _ in range(6)]
+        report = await subject.report()
+    counts = report.servers["bad"]
+    assert bad.tries >= 3
+    assert (counts.answers, counts.errors) == (bad.tries, bad.tries)
+    if not alone:
+        assert (report.servers["good"].answers, report.servers["good"].errors) == (good.tries, 0)
+    if retries == "of all" and not alone and kind != "breaks off in the body":
+        assert all(answer.startswith(b"HTTP/1.1 200 OK") for answer in answers)
+        assert report.failed == 0, "hidden from the clients"
+
+
+@pytest.mark.parametrize("kind", ["closes", "answers 500"])
+async def test_errors_are_told_apart_from_answers_under_load(
+    launch: Callable[..., Running], kind: str
+) -> None:
+    """Every fifth fails, twelve at a time, with some open: none is taken for lost."""
+    bad = Bad(kind, each=5)
+    async with await bad.listen() as server:
+        running = launch(beside(local(server), "none"))
+        subject = balancer(running.address(), backend="pair")
+        await until(lambda: reports(subject))
+        for _ in range(20):
+            clients = [asyncio.create_task(get(running, frontend="pair")) for _ in range(12)]
+            counts = await see(subject, "bad")
+            assert counts.errors is not None
+            assert counts.errors <= bad.failures + 1
+            await asyncio.gather(*clients)
+        counts = await see(subject, "bad")
+    assert (counts.answers, counts.errors) == (240, 48)
+
+
+@pytest.mark.parametrize(
+    ("retries", "hidden", "tries"),
+    [("none", False, 3), ("here", False, 6), ("elsewhere", True, 6), ("of all", True, 6)],
+)
+async def test_a_server_that_refuses_is_seen_though_clients_see_nothing(
+    launch: Callable[..., Running], retries: str, hidden: bool, tries: int
+) -> None:
+    """A try that reached nobody counts as an answer that was an error, and its repetition too."""
+    good = Bad("closes", each=10_000)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # nobody else gets the port, and nobody listens
+        async with await good.listen() as other:
+            bad = f"127.0.0.1:{closed.getsockname()[1]}"
+            running = launch(beside(bad, retries, local(other)))
+            subject = balancer(running.address(), backend="pair")
+            await until(lambda: reports(subject))
+            answers = [await get(running, frontend="pair") for _ in range(6)]
+            report = await subject.report()
+    assert all(answer.startswith(b"HTTP/1.1 200 OK") for answer in answers) is hidden
+    assert report.failed == (0 if hidden else 3)
+    counts = report.servers["bad"]
+    assert (counts.answers, counts.errors, counts.response_ms) == (tries, tries, None)
+    assert report.servers["good"].errors == 0
+
+
+async def test_a_socket_that_refuses_is_seen_too(launch: Callable[..., Running]) -> None:
+    """Where the connection fails at once, HAProxy doesn't say how often: from half to all."""
+    good = Bad("closes", each=10_000)
+    async with await good.listen() as other:
+        running = launch(beside("unix@/nowhere.sock", "elsewhere", local(other)))
+        subject = balancer(running.address(), backend="pair")
+        await until(lambda: reports(subject))
+        answers = [await get(running, frontend="pair") for _ in range(6)]
+        counts = await see(subject, "bad")
+    assert all(answer.startswith(b"HTTP/1.1 200 OK") for answer in answers)
+    assert counts.errors is not None
+    assert counts.answers == counts.errors
+    assert 3 <= counts.errors <= 6
 
 
 async def test_a_frontend_of_the_same_name_does_not_hide_the_counters(haproxy: Running) -> None:
@@ -430,7 +792,7 @@ async def test_a_frontend_of_the_same_name_does_not_hide_the_counters(haproxy: R
     subject = balancer(haproxy.address(), backend="twin")
     await get(haproxy, frontend="twin")
     report = await subject.report()
-    assert (report.requests, report.servers["only"].requests) == (1, 1)
+    assert (report.requests, report.servers["only"].answers) == (1, 1)
 
 
 async def test_a_balancer_that_is_gone_is_told_at_once(haproxy: Running) -> None:
@@ -473,7 +835,7 @@ async def test_a_lost_answer_is_not_an_answer(folder: Path, reply: bytes) -> Non
 
 
 async def test_of_two_balancers_both_must_confirm(
-    haproxy: Running, launch: Callable[[], Running]
+    haproxy: Running, launch: Callable[..., Running]
 ) -> None:
     """With one away the drain is not done, though the other did it; with both it is."""
     other = launch()
@@ -496,7 +858,7 @@ async def test_of_two_balancers_both_must_confirm(
 
 
 async def test_sessions_of_two_balancers_add_up(
-    haproxy: Running, launch: Callable[[], Running], instances: Instances
+    haproxy: Running, launch: Callable[..., Running], instances: Instances
 ) -> None:
     """One open request through each; the first one's drain alone makes the state drain."""
     other = launch()

@@ -68,11 +68,11 @@ class Fleet:
         return int(info["pid"])
 
 
-def ask(port: int, path: str) -> str:
-    """Return the body of an answer 200; raise OSError."""
+def ask(port: int, path: str, **headers: str) -> str:
+    """Return the body of an answer; raise OSError."""
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=5)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers=headers)
         return connection.getresponse().read().decode()
     finally:
         connection.close()

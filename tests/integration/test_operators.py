@@ -6,7 +6,7 @@ over a fleet in memory. `make soak` lets it play for longer.
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -111,7 +111,7 @@ class Fleet:
         await self._call()
         self.states[server] = ServerState.READY
 
-    async def set_weight(self, server: str, percent: int) -> None:
+    async def set_weights(self, weights: Mapping[str, int]) -> None:
         await self._call()
 
     async def cut(self, server: str) -> None:

@@ -28,7 +28,7 @@ pytestmark = [
 
 VIEWER = ("view_service", "view_deployment")
 DEPLOYER = (*VIEWER, "deploy_service")
-BUTTONS = ("cancel", "pause", "resume", "rollback")
+BUTTONS = ("cancel", "pause", "resume", "promote", "rollback")
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
 
 Login = Callable[..., Client]
@@ -89,6 +89,8 @@ def pages(service: Service, deployment: Deployment) -> list[str]:
         f"/services/{service.name}/plan/?version=v3",
         f"/deployments/{deployment.id}/",
         f"/deployments/{deployment.id}/?stop=1&instance=web-01",
+        f"/deployments/{deployment.id}/?promote=1",
+        f"/services/{service.name}/?swap=1",
     ]
 
 

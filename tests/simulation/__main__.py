@@ -16,8 +16,9 @@ from collections.abc import Iterable, Iterator
 
 from rich.console import Console
 
+from tests.simulation.checks import Violation
 from tests.simulation.faults import FLEETS, by_chance, pairs, run_seed, simulate
-from tests.simulation.world import START, Violation
+from tests.simulation.loop import START
 
 FLEET = "two"
 PARTS = 460  # of all pairs; each is a second's work or so

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.simulation.mutants import MUTANTS, Mutant, caught
+from tests.simulation.mutants import caught
+from tests.simulation.planted import MUTANTS, Mutant
 
 
 def test_there_are_enough_planted_bugs() -> None:

@@ -6,7 +6,9 @@ import pytest
 
 from rollouts.facts import ServerState, Wish
 from rollouts.states import DeploymentStatus, TargetStatus
-from tests.simulation.world import START, Process, World, run
+from tests.simulation.loop import START, run
+from tests.simulation.process import Process
+from tests.simulation.world import World
 
 D = DeploymentStatus
 

@@ -10,10 +10,12 @@ from rollouts.balancers.haproxy_replies import (
     ReplyError,
     Row,
     View,
+    Whole,
     merge,
     read_stat,
     read_state,
     split,
+    told,
 )
 from rollouts.facts import ServerState
 from rollouts.ports import BalancerError
@@ -29,10 +31,12 @@ srv_check_port srv_check_addr srv_agent_addr srv_agent_port
 3 app 3 web-03 127.0.0.1 0 5 40 40 2 1 0 0 8 0 0 0 - 19003 - 0 0 - - 0
 
 """
-STAT = """# pxname,svname,qcur,scur,stot,status,hrsp_5xx,req_tot,last_chk,
-app,web-01,1,2,30,UP,4,,"Layer7 wrong status, ""503"" is"
-app,web-02,0,0,12,DRAIN,,,
-app,BACKEND,0,2,41,UP,5,44,
+STAT = """# pxname,svname,qcur,scur,stot,econ,eresp,wretr,wredis,status,hrsp_1xx,hrsp_2xx,hrsp_3xx,\
+hrsp_4xx,hrsp_5xx,hrsp_other,req_tot,srv_abrt,rtime,last_chk,
+app,web-01,1,2,30,0,0,0,0,UP,9,20,1,3,4,0,37,0,12,"Layer7 wrong status, ""503"" is"
+app,web-02,0,0,12,0,0,0,0,DRAIN,,,,,,,,0,0,
+app,web-03,0,0,0,0,0,0,0,MAINT,0,0,0,0,0,0,0,0,0,
+app,BACKEND,0,2,41,0,0,0,0,UP,9,20,1,3,5,0,44,0,12,
 
 """
 
@@ -42,7 +46,7 @@ def row(name: str = "web-01", **values: object) -> Row:
     return Row(name=name, backend_id="3", **(fields | values))  # type: ignore[arg-type]
 
 
-def view(*rows: Row, counts: Counts = Counts(), whole: Counts = Counts()) -> View:  # noqa: B008
+def view(*rows: Row, counts: Counts = Counts(), whole: Whole = Whole()) -> View:  # noqa: B008
     return View({each.name: each for each in rows}, {each.name: counts for each in rows}, whole)
 
 
@@ -84,11 +88,73 @@ def test_the_bits_of_the_admin_state(admin: int, state: ServerState) -> None:
 
 
 def test_counters_are_read_by_the_names_of_their_columns() -> None:
-    """Requests of a server are its sessions; quotes and commas in a check's words are no column."""
+    """Answers have every status but 1xx; quotes and commas in a check's words are no column."""
     servers, whole = read_stat(STAT)
-    assert servers["web-01"] == Counts(sessions=3, requests=30, failed=4)
-    assert servers["web-02"] == Counts(sessions=0, requests=12, failed=0)
-    assert whole == Counts(sessions=2, requests=44, failed=5)
+    assert servers["web-01"] == Counts(sessions=3, answers=28, errors=4, response_ms=12.0)
+    assert servers["web-03"] == Counts(sessions=0, answers=0, errors=0, response_ms=None)
+    assert whole == Whole(requests=44, failed=5)
+
+
+def test_what_is_not_counted_is_not_known() -> None:
+    """In `mode tcp` the fields are empty; an older HAProxy lacks the column, or another one."""
+    servers, _ = read_stat(STAT)
+    assert servers["web-02"] == Counts(sessions=0)
+    servers, whole = read_stat(STAT.replace(",wredis,", ",other,"))
+    assert servers["web-01"] == Counts(sessions=3)
+    assert whole == Whole(requests=44, failed=5)
+    servers, _ = read_stat(STAT.replace(",rtime,", ",other,"))
+    assert servers["web-01"] == Counts(sessions=3, answers=28, errors=4, response_ms=None)
+
+
+@pytest.mark.parametrize(
+    ("columns", "answers", "errors"),
+    [
+        # As HAProxy 2.8.25 counted 4 requests: refused, tried again here or elsewhere.
+        ({"stot": 4, "econ": 4}, 4, 4),
+        ({"stot": 16, "econ": 4, "wretr": 12}, 16, 16),
+        ({"stot": 4, "wredis": 4}, 4, 4),
+        # Closed without an answer.
+        ({"stot": 4, "eresp": 8}, 4, 4),
+        ({"stot": 12, "eresp": 16, "wretr": 16}, 12, 12),
+        ({"stot": 4, "eresp": 4, "wretr": 4, "wredis": 4}, 4, 4),
+        # Too late, or nonsense.
+        ({"stot": 4, "eresp": 4}, 4, 4),
+        ({"stot": 12, "eresp": 4, "wretr": 16}, 12, 12),
+        # A 500, tried again twice: the last one is the answer.
+        ({"stot": 12, "hrsp_5xx": 4, "wretr": 16}, 12, 12),
+        # Cut off in the body.
+        ({"stot": 4, "hrsp_2xx": 4, "eresp": 4, "srv_abrt": 4}, 4, 4),
+        ({"stot": 4, "hrsp_5xx": 4, "eresp": 4, "srv_abrt": 4}, 4, 4),
+        # The client went away, a websocket was opened, a body took too long: nobody's fault.
+        ({"stot": 9, "hrsp_2xx": 5, "hrsp_1xx": 2, "srv_abrt": 1}, 5, 0),
+        # Refused on a Unix socket, which stot leaves out: half at least.
+        ({"econ": 4, "wretr": 12}, 10, 10),
+        # Open now: neither lost nor answered.
+        ({"stot": 9, "scur": 3, "hrsp_2xx": 4, "eresp": 4}, 6, 2),
+    ],
+)
+def test_each_try_counts_once(columns: dict[str, int], answers: int, errors: int) -> None:
+    """Whatever HAProxy counts twice or three times, or under another name."""
+    names = STAT.partition("\n")[0].removeprefix("# ").split(",")
+    texts = {"svname": "web-01", "last_chk": ""} | {key: str(columns[key]) for key in columns}
+    fields = ",".join(texts.get(name, "0") for name in names)
+    servers, _ = read_stat(f"# {','.join(names)}\n{fields}\n\n")
+    assert (servers["web-01"].answers, servers["web-01"].errors) == (answers, errors)
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ("\n", [""]),
+        ("\n\n\n", ["", "", ""]),
+        ("No such server.\n\n", ["No such server."]),
+        ("\nNo.\n\n\nTwo\nlines.\n\n\n", ["", "No.", "", "Two lines.", ""]),
+        ("\n\nNo", ["", ""]),
+    ],
+)
+def test_each_command_of_a_line_has_its_answer(reply: str, said: list[str]) -> None:
+    """An empty line is success, and ends what is said otherwise."""
+    assert told(reply) == said
 
 
 def test_two_commands_give_two_replies() -> None:
@@ -111,25 +177,37 @@ def test_a_row_that_lacks_columns_is_no_answer() -> None:
     with pytest.raises(ReplyError, match="cut short"):
         read_state(STATE.replace(" 40 40 2 1 0 0 8 0 0 0 - 19003 - 0 0 - - 0", ""))
     with pytest.raises(ReplyError, match="cut short"):
-        read_stat(STAT.replace("0,0,12,DRAIN,,,", "0,0"))
+        read_stat(STAT.replace(",DRAIN,,,,,,,,0,0,", ""))
 
 
 def test_of_several_balancers_numbers_add_up_and_the_worst_state_counts() -> None:
     """A server is as good as in the balancer that treats it worst."""
     report = merge(
         [
-            view(row(), counts=Counts(1, 10, 2), whole=Counts(0, 100, 3)),
+            view(row(), counts=Counts(1, 10, 2, 20.0), whole=Whole(100, 3)),
             view(
-                row(state=ServerState.DRAIN, up=False, weight=50),
-                counts=Counts(2, 20, 1),
-                whole=Counts(0, 50, 4),
+                row(state=ServerState.DRAIN, up=False, weight=50, configured=80),
+                counts=Counts(2, 30, 1, 40.0),
+                whole=Whole(50, 4),
             ),
+            view(row(), counts=Counts(0, 0, 0, None)),
         ]
     )
     server = report.servers["web-01"]
-    assert (server.state, server.up, server.weight) == (ServerState.DRAIN, False, 50)
-    assert (server.sessions, server.requests, server.failed) == (3, 30, 3)
+    assert (server.state, server.up) == (ServerState.DRAIN, False)
+    assert (server.weight, server.configured) == (50, 80)
+    assert (server.sessions, server.answers, server.errors) == (3, 40, 3)
+    assert server.response_ms == 35.0, "by the answers behind each"
     assert (report.requests, report.failed) == (150, 7)
+
+
+def test_what_one_balancer_does_not_count_is_not_known() -> None:
+    """A part of the sum would look like a fall once the other one counts, or the other way."""
+    report = merge([view(row(), counts=Counts(1, 10, 2, 20.0)), view(row(), counts=Counts(1))])
+    server = report.servers["web-01"]
+    assert (server.sessions, server.answers, server.errors) == (2, None, None)
+    assert server.response_ms == 20.0
+    assert merge([view(row())]).servers["web-01"].response_ms is None
 
 
 def test_a_server_that_one_balancer_lacks_is_not_in_the_report() -> None:
@@ -201,12 +279,12 @@ async def test_names_that_would_be_commands_are_refused(name: str) -> None:
         with pytest.raises(BalancerError, match="can't be a server of HAProxy"):
             await call(name)
     with pytest.raises(BalancerError, match="can't be a server of HAProxy"):
-        await balancer.set_weight(name, 50)
+        await balancer.set_weights({"web-01": 50, name: 50})
 
 
-@pytest.mark.parametrize("percent", [-1, 101])
-async def test_a_share_is_from_0_to_100(percent: int) -> None:
-    """HAProxy would take 150 %; we mean shares of what is configured."""
+@pytest.mark.parametrize("weight", [-1, 257, 50.0, True, "50", None])
+async def test_a_weight_is_a_whole_number_from_0_to_256(weight: object) -> None:
+    """The message names the server; nothing is sent for the others either."""
     balancer = HAProxy([Address.parse("unix:/nowhere.sock")], "app")
-    with pytest.raises(BalancerError, match="from 0 to 100 percent"):
-        await balancer.set_weight("web-01", percent)
+    with pytest.raises(BalancerError, match="of web-02 must be a whole number from 0 to 256, not"):
+        await balancer.set_weights({"web-01": 50, "web-02": weight})  # type: ignore[dict-item]

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from rollouts import planning
 from rollouts.facts import Change, Instance, Pause, Prepare
-from rollouts.planning import Observed, Refused, admit, plan
+from rollouts.planning import Refused, admit, plan
 from rollouts.policy import parse
+from rollouts.strategies import Observed
 
 
 def fleet(count: int, **more: Any) -> list[Observed]:

@@ -9,7 +9,8 @@ from rollouts.facts import Answer, Wish
 from rollouts.policy import Policy, parse
 from rollouts.states import DeploymentStatus, TargetStatus
 from rollouts.verdicts import AskAgain, Finish, GoBack, Healthy, Unhealthy
-from tests.simulation.world import START, World
+from tests.simulation.loop import START
+from tests.simulation.world import World
 
 D, T = DeploymentStatus, TargetStatus
 
@@ -112,11 +113,11 @@ def test_the_threshold_is_a_strict_percentage_of_those_updated(
 
 def test_no_progress_is_not_counted_during_a_pause() -> None:
     """While it waits for a time that was planned, progress_deadline does not run."""
-    world = World(4)
-    with_targets(world, [T.HEALTHY, T.HEALTHY], 2)
+    world = World(4, batch_pause=200)
+    with_targets(world, [T.HEALTHY, T.HEALTHY], 3)
     late = START + 700
     assert isinstance(verdicts.interruption(world.rollout, late), GoBack)
-    waiting = replace(world.rollout, waiting_until=START + 900)
+    waiting = replace(world.rollout, cursor=2, waiting_until=START + 900)
     assert verdicts.interruption(waiting, late) is None
 
 

@@ -4,13 +4,14 @@ import getpass
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any, TextIO
+from functools import partial
+from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
 from rollouts import actions
-from rollouts.management.commands.watch import INTERRUPTED, REFUSED, Follower, goes_on
-from rollouts.models import Deployment
+from rollouts.management.commands.watch import asked
+from rollouts.models import Deployment, Service
 from rollouts.policy import STRATEGIES
 
 NOTE_LIMIT = 500
@@ -35,37 +36,17 @@ class Command(BaseCommand):
             default=[],
             metavar="KEY=VALUE",
             dest="settings_of_policy",
-            help="a key of the policy, such as batch_size=4 or max_unavailable=25%%; repeatable",
+            help="a key of the policy, such as batch_size=4, max_unavailable=25%% or "
+            """canary_steps='[{"share": 5, "bake": 60}, {"share": 100}]'; repeatable""",
         )
         parser.add_argument("--note", default="", help="why, for those who look later")
         parser.add_argument("--watch", action="store_true", help="follow it until it ends")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Start, follow where asked, and exit with what became of it."""
-        sys.exit(self.deploy(options, options.get("stdout") or sys.stdout))
-
-    def deploy(self, options: dict[str, Any], out: TextIO) -> int:
-        """Return the exit status."""
-        try:
-            deployment = self._start(options)
-        except actions.NotFound as error:
-            self.stderr.write(f"service: {error}")
-            return REFUSED
-        except actions.Refused as error:
-            for key, text in error.errors.items():
-                self.stderr.write(f"{key}: {text}")
-            return REFUSED
-        except actions.Conflict as error:
-            self.stderr.write(f"service: {error}")
-            return REFUSED
-        print(deployment.id, file=out, flush=True)
-        if not options["watch"]:
-            return 0
-        try:
-            return Follower(deployment.id, out).follow(from_the_start=True)
-        except KeyboardInterrupt:
-            self.stderr.write(goes_on(deployment.id))
-            return INTERRUPTED
+        out = options.get("stdout") or sys.stdout
+        start = partial(self._start, options)
+        sys.exit(asked(self, start, "service", out, watch=options["watch"], begins=True))
 
     def _start(self, options: dict[str, Any]) -> Deployment:
         policy = parsed(options["settings_of_policy"])
@@ -75,11 +56,12 @@ class Command(BaseCommand):
             raise actions.Refused(
                 {"note": f"must be one line of at most {NOTE_LIMIT} printable characters"}
             )
-        if not options["service"].isprintable():
-            raise actions.NotFound("There is no service of that name.")
-        service = actions.service_named(options["service"])
         return actions.start(
-            service, options["version"], by=person(), policy=policy, note=options["note"]
+            service_of(options),
+            options["version"],
+            by=person(),
+            policy=policy,
+            note=options["note"],
         )
 
 
@@ -102,6 +84,13 @@ def parsed(settings: Sequence[str]) -> dict[str, Any]:
     if errors:
         raise actions.Refused(errors)
     return policy
+
+
+def service_of(options: dict[str, Any]) -> Service:
+    """Return the service that is named on the command line; raise NotFound."""
+    if not options["service"].isprintable():
+        raise actions.NotFound("There is no service of that name.")
+    return actions.service_named(options["service"])
 
 
 def person() -> str:

@@ -3,7 +3,7 @@
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
@@ -17,6 +17,7 @@ from redis.retry import Retry
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from rollouts import actions
 from rollouts.models import Deployment
 from rollouts.snapshots import Json, apply, consistent_snapshot, events_after
 from rollouts.states import TERMINAL, DeploymentStatus
@@ -182,6 +183,40 @@ class Command(BaseCommand):
         except KeyboardInterrupt:
             self.stderr.write(goes_on(deployment_id))
             return INTERRUPTED
+
+
+def asked(
+    command: BaseCommand,
+    ask: Callable[[], Deployment],
+    whose: str,
+    out: TextIO,
+    *,
+    watch: bool,
+    begins: bool = False,
+) -> int:
+    """Ask for a deployment, or something of one; follow it where wanted; return the exit status.
+
+    `whose` is the argument that a refusal without a key is about. One that `begins` is named on
+    `out`, and followed from its first event.
+    """
+    try:
+        deployment = ask()
+    except (actions.NotFound, actions.Conflict) as error:
+        command.stderr.write(f"{whose}: {error}")
+        return REFUSED
+    except actions.Refused as error:
+        for key, text in error.errors.items():
+            command.stderr.write(f"{key}: {text}")
+        return REFUSED
+    if begins:
+        print(deployment.id, file=out, flush=True)
+    if not watch:
+        return 0
+    try:
+        return Follower(deployment.id, out).follow(from_the_start=begins)
+    except KeyboardInterrupt:
+        command.stderr.write(goes_on(deployment.id))
+        return INTERRUPTED
 
 
 def goes_on(deployment_id: str) -> str:
