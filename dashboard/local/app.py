@@ -8,6 +8,9 @@ A version that ends in one of these shows trouble: `-unhealthy` (/health answers
 another version), `-errors` (one in five other requests answers 500), `-sluggish` (300 ms
 slower), `-flap` (/health is good and bad in turn), `-sticky` (one long request is open until
 20 s after a drain began).
+
+Every answer is marked by a header as the application's own, so that its errors can be told from
+those of the balancer.
 """
 
 import os
@@ -18,6 +21,7 @@ import socketserver
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from itertools import count
 
@@ -29,6 +33,7 @@ FINISH = 3.0  # seconds for open requests at the end
 IDLE = 60.0  # seconds that a connection may be silent
 LONGEST_HEAD = 64  # lines
 BODY_LIMIT = 2**20  # bytes
+MARK = "X-Answered-By"
 REASONS = {200: "OK", 500: "Internal Server Error", 404: "Not Found"}
 
 
@@ -42,9 +47,9 @@ class App:
         self.ending = threading.Event()
         self.draining = threading.Event()
         self._requests = count(1)
-        # Each asker gets good and bad in turn: the balancer's checks must not take every
-        # second answer away from the others.
-        self._checks = {True: count(), False: count()}
+        # Each asker gets good and bad in turn: the checks of one of the balancer's backends must
+        # not take every second answer away from another, or from whoever else asks.
+        self._checks: dict[str, count[int]] = defaultdict(count)
 
     def answer(self, path: str, headers: Mapping[str, str]) -> tuple[int, str]:
         """Return status and body for a request; may take its time."""
@@ -55,7 +60,7 @@ class App:
             self.draining.set()
         route = path.partition("?")[0]
         if route == "/health":
-            return self._health(bool(state))
+            return self._health(asker=state.partition("name=")[2].partition("/")[0])
         if route == "/version":
             return 200, self.version.removesuffix("-liar")
         if route == "/sticky" and self.trouble == "sticky":
@@ -64,11 +69,11 @@ class App:
             return 500, "one in five fails\n"
         return 200, f"{self.name} {self.version}\n"
 
-    def _health(self, by_balancer: bool) -> tuple[int, str]:
+    def _health(self, asker: str) -> tuple[int, str]:
         if self.trouble == "hang":
             self.ending.wait()
             raise OSError("never answers")
-        bad_turn = self.trouble == "flap" and next(self._checks[by_balancer]) % 2 == 1
+        bad_turn = self.trouble == "flap" and next(self._checks[asker]) % 2 == 1
         if self.trouble == "unhealthy" or bad_turn:
             return 500, "unhealthy\n"
         return 200, "ok\n"
@@ -129,6 +134,7 @@ class Connection(socketserver.StreamRequestHandler):
             "Content-Type: text/plain; charset=utf-8",
             f"Content-Length: {len(payload)}",
             f"Connection: {'keep-alive' if keep else 'close'}",
+            f"{MARK}: {self.server.app.name} {self.server.app.version}",
         )
         reply = "\r\n".join(lines).encode() + b"\r\n\r\n"
         self.wfile.write(reply if head else reply + payload)

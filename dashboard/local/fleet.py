@@ -2,7 +2,7 @@
 
 import http.client
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +15,22 @@ FIRST_VERSION = "v1"
 HERE = Path(__file__).resolve().parent
 START_PATIENCE = 20.0  # seconds
 PORTS = 21_000  # where free ports are looked for
+# The slots of blue/green, by what they are at the start.
+LIVE = "blue"
+IDLE = "green"
 
 
 def names(count: int) -> list[str]:
     """Return the names of `count` instances."""
     return [f"web-{number:02}" for number in range(1, count + 1)]
+
+
+def slots(strategy: str, instances: Sequence[str]) -> dict[str, str]:
+    """Return the slot of each instance: for blue/green one half of them each, else none."""
+    if strategy != "blue_green":
+        return dict.fromkeys(instances, "")
+    half = len(instances) // 2
+    return {name: LIVE if place < half else IDLE for place, name in enumerate(instances)}
 
 
 def prepare(places: Places, instances: Mapping[str, int]) -> None:

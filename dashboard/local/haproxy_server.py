@@ -2,11 +2,11 @@
 
 import csv
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from dashboard.local import binaries
+from dashboard.local import binaries, fleet
 from dashboard.local.places import Places
 from dashboard.local.supervision import Program
 
@@ -42,8 +42,13 @@ defaults
 
 frontend http
     bind 127.0.0.1:{port}
-    default_backend {backend}
+{previews}    default_backend {backend}
+"""
 
+TRIED = "    # A slot can be tried below its name, whatever its part in the traffic is.\n"
+PREVIEW = "    use_backend {backend} if {{ req.hdr(host) -i -m beg {slot}. }}\n"
+
+SERVERS = """
 backend {backend}
     balance roundrobin
     # They take an instance out that fell over by itself; a deployment drains, it does not wait
@@ -60,17 +65,52 @@ backend {backend}
 """
 
 
-def render(admin: Path, state: Path, port: int, servers: Mapping[str, int]) -> str:
-    """Return a configuration that balances `port` to `servers`, names with ports of loopback."""
-    lines = [f"    server {name} 127.0.0.1:{number}" for name, number in servers.items()]
-    return CONFIG.format(
-        admin=admin, state=state, port=port, backend=BACKEND, servers="\n".join(lines)
-    )
+def render(
+    admin: Path,
+    state: Path,
+    port: int,
+    servers: Mapping[str, int],
+    slots: Mapping[str, str] | None = None,
+) -> str:
+    """Return a configuration that balances `port` to `servers`, names with ports of loopback.
+
+    Where `slots` has slots for them, the idle one gets no traffic, and each has a backend of its
+    own that is reached below its name.
+    """
+    slots = slots or {}
+    backends = {slot: f"{BACKEND}-{slot}" for slot in sorted(filter(None, slots.values()))}
+    idle = {name for name in servers if slots.get(name) == fleet.IDLE}
+    previews = TRIED if backends else ""
+    for slot, backend in backends.items():
+        previews += PREVIEW.format(backend=backend, slot=slot)
+    text = CONFIG.format(admin=admin, state=state, port=port, previews=previews, backend=BACKEND)
+    text += _backend(BACKEND, servers, idle)
+    for slot, backend in backends.items():
+        text += _backend(backend, {n: p for n, p in servers.items() if slots.get(n) == slot})
+    return text
 
 
-def prepare(places: Places, port: int, servers: Mapping[str, int]) -> None:
+def _backend(name: str, servers: Mapping[str, int], idle: Collection[str] = ()) -> str:
+    lines = [
+        f"    server {server} 127.0.0.1:{port}{' weight 0' if server in idle else ''}"
+        for server, port in servers.items()
+    ]
+    return SERVERS.format(backend=name, servers="\n".join(lines))
+
+
+def preview_url(port: int) -> str:
+    """Return where a slot can be tried, `{slot}` standing for its name.
+
+    Browsers look for every name below `localhost` on this machine.
+    """
+    return f"http://{{slot}}.localhost:{port}/"
+
+
+def prepare(
+    places: Places, port: int, servers: Mapping[str, int], slots: Mapping[str, str] | None = None
+) -> None:
     """Write the configuration; every server begins as it says, whatever was before."""
-    text = render(places.haproxy_socket, places.haproxy_state, port, servers)
+    text = render(places.haproxy_socket, places.haproxy_state, port, servers, slots)
     places.haproxy_config.write_text(text)
     places.haproxy_state.write_text("")
 

@@ -10,12 +10,14 @@ import asyncio
 import json
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from dashboard.local.app import MARK
 from dashboard.local.places import Places
 from dashboard.local.supervision import Program
 
@@ -32,17 +34,27 @@ BODY_LIMIT = 2**20
 
 @dataclass
 class Counts:
-    """All since the start. `settled` counts the requests up to the oldest one still open."""
+    """All since the start. `settled` counts the requests up to the oldest one still open.
+
+    `app_errors` are those of `failed` that the application itself answered, the last of them at
+    `last_app_error_at`, in seconds since the epoch; 0.0 for none.
+    """
 
     requests: int = 0
     answered: int = 0
     failed: int = 0
     slow: int = 0
     settled: int = 0
+    app_errors: int = 0
+    last_app_error_at: float = 0.0
 
 
 class BadAnswer(Exception):
     """An answer that is no success."""
+
+
+class AppError(BadAnswer):
+    """A bad answer that bears the mark of the application."""
 
 
 @dataclass
@@ -107,6 +119,9 @@ class Load:
                 await self._exchange()
         except (OSError, EOFError, ValueError, BadAnswer) as error:
             self._failure(f"{type(error).__name__} {error}")
+            if isinstance(error, AppError):
+                self.counts.app_errors += 1
+                self.counts.last_app_error_at = time.time()
         else:
             self.counts.answered += 1
         finally:
@@ -130,7 +145,8 @@ class Load:
             else:
                 writer.close()
         if status != 200:
-            raise BadAnswer(f"status {status}")
+            marked = f"\r\n{MARK.lower()}:" in head
+            raise (AppError if marked else BadAnswer)(f"status {status}")
 
     async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         while self._idle:

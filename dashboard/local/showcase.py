@@ -7,6 +7,7 @@ database is brought in line with that.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import connections, transaction
@@ -34,6 +35,13 @@ POLICY = {
     "min_healthy_time": 1,
     "healthy_deadline": 8,
 }
+# Beside these, what a strategy has of its own. The first bake is long enough for a verdict on one
+# in five of 5 requests a second.
+STRATEGY_POLICY: dict[str, dict[str, Any]] = {
+    "rolling": {},
+    "canary": {"canary_steps": [{"share": 5, "bake": 8}, {"share": 25, "bake": 8}, {"share": 100}]},
+    "blue_green": {"keep_old": 5},
+}
 SHOWN_PROCESSES = ("web", "worker", "scheduler", "haproxy", "redis", "postgres")
 FRESH_FLEET = "The demo was started anew, with a fresh fleet."
 
@@ -47,18 +55,27 @@ class Access:
     token: str
 
 
-def fill(places: Places, instances: Mapping[str, int]) -> Access:
+def policy(strategy: str) -> dict[str, Any]:
+    """Return the policy of the service where it is deployed by `strategy`."""
+    return {"strategy": strategy, **POLICY, **STRATEGY_POLICY[strategy]}
+
+
+def fill(
+    places: Places, instances: Mapping[str, int], strategy: str, preview_url: str = ""
+) -> Access:
     """Put the fleet, names with ports, into the inventory and return how to get in."""
     try:
         _end_deployments()
-        _inventory(places, instances)
+        _inventory(places, instances, strategy, preview_url)
         admin = application.set_admin_password(places)
         return Access(admin.username, places.password.read_text().strip(), _token(admin))
     finally:
         connections.close_all()
 
 
-def ready_line(stack: Stack, port: int, balancer_url: str, access: Access) -> str:
+def ready_line(
+    stack: Stack, port: int, balancer_url: str, access: Access, preview_url: str = ""
+) -> str:
     """Return the line that says that all is up, and where."""
     places = stack.places
     pids = stack.supervisor.pids()
@@ -66,6 +83,7 @@ def ready_line(stack: Stack, port: int, balancer_url: str, access: Access) -> st
         {
             "url": f"http://{LOOPBACK}:{port}",
             "balancer_url": balancer_url,
+            **({"preview_url": preview_url} if preview_url else {}),
             "haproxy_admin": f"unix:{places.haproxy_socket}",
             "database_url": places.database_url,
             "redis_url": places.redis_url,
@@ -96,7 +114,10 @@ def _end_deployments() -> None:
 
 
 @transaction.atomic
-def _inventory(places: Places, instances: Mapping[str, int]) -> None:
+def _inventory(
+    places: Places, instances: Mapping[str, int], strategy: str, preview_url: str
+) -> None:
+    slots = fleet.slots(strategy, list(instances))
     service = Service.objects.filter(name=SERVICE).first() or Service(name=SERVICE)
     service.driver = fleet.update_command(places)
     service.balancer = {
@@ -105,7 +126,9 @@ def _inventory(places: Places, instances: Mapping[str, int]) -> None:
         "backend": haproxy_server.BACKEND,
     }
     service.version_source = {"path": "/version"}
-    service.policy = POLICY
+    service.policy = policy(strategy)
+    service.live_slot = fleet.LIVE if any(slots.values()) else ""
+    service.preview_url = preview_url
     service.locked = False
     service.full_clean()
     service.save()
@@ -116,6 +139,7 @@ def _inventory(places: Places, instances: Mapping[str, int]) -> None:
         known = service.instances.filter(name=name).first()
         instance = known or Instance(service=service, name=name)
         instance.hostname, instance.port, instance.active = LOOPBACK, port, True
+        instance.slot = slots[name]
         instance.version, instance.version_at = fleet.FIRST_VERSION, timezone.now()
         instance.full_clean()
         instance.save()

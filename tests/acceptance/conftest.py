@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import Browser, Page
 
+from tests.acceptance.browsing import opened, running_browser
 from tests.acceptance.running import Demo, running_demo
 
 
@@ -12,3 +14,16 @@ def demo() -> Iterator[Demo]:
     """A demo of six instances. A test leaves it with no deployment active and all in rotation."""
     with running_demo("--instances", "6", "--rate", "40") as demo:
         yield demo
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with running_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser, demo: Demo) -> Iterator[Page]:
+    """A page that is logged in; the test fails for an error of its scripts."""
+    with opened(browser, demo) as page:
+        yield page

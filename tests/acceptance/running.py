@@ -1,6 +1,7 @@
 """The whole demo as a process, and a hand for what tests ask of it."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import psutil
 import pytest
 
 from dashboard.local import control, load
-from dashboard.local.places import Places
+from dashboard.local.places import MARK, Places
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_WITHIN = 120.0  # seconds
@@ -175,6 +176,41 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def marked(data: Path) -> list[psutil.Process]:
+    """Return all processes that were started for the data folder."""
+    found = []
+    for each in psutil.process_iter():
+        try:
+            if str(data) in " ".join(each.cmdline()) or each.environ().get(MARK) == str(data):
+                found.append(each)
+        except psutil.Error:
+            continue
+    return found
+
+
+@contextmanager
+def command(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a command of manage.py until the end of the block, its output in pipes."""
+    clean = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in {"DATABASE_URL", "REDIS_URL", "SECRET_KEY", "ALLOWED_HOSTS"}
+    }
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", *words],
+        cwd=ROOT,
+        env=clean | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
 
 
 @contextmanager

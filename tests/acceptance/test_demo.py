@@ -1,15 +1,13 @@
 """`manage.py demo` and `manage.py up` as a person runs them: from nothing, to nothing left."""
 
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,7 @@ import psycopg
 import pytest
 import redis
 
-from dashboard.local.places import MARK
-from tests.acceptance.running import ROOT, Demo, free_port, running_demo, until
+from tests.acceptance.running import Demo, command, free_port, marked, running_demo, until
 from tests.environment import PLACES
 
 PATIENCE = 150.0  # seconds for a whole run
@@ -35,6 +32,10 @@ RESULT_KEYS = {
     "slow_requests",
     "max_out",
     "touched",
+    "strategy",
+    "app_errors",
+    "most_share",
+    "errors_ended",
 }
 
 
@@ -44,41 +45,6 @@ def folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="lgt-", dir="/tmp") as path:
         Path(path).chmod(0o711)
         yield Path(path) / "data"
-
-
-def marked(data: Path) -> list[psutil.Process]:
-    """Return all processes that were started for the data folder."""
-    found = []
-    for each in psutil.process_iter():
-        try:
-            if str(data) in " ".join(each.cmdline()) or each.environ().get(MARK) == str(data):
-                found.append(each)
-        except psutil.Error:
-            continue
-    return found
-
-
-@contextmanager
-def command(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a command of manage.py until the end of the block, its output in pipes."""
-    clean = {
-        key: value
-        for key, value in os.environ.items()
-        if key not in {"DATABASE_URL", "REDIS_URL", "SECRET_KEY", "ALLOWED_HOSTS"}
-    }
-    process = subprocess.Popen(
-        [sys.executable, "manage.py", *words],
-        cwd=ROOT,
-        env=clean | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
 
 
 def said_until(process: subprocess.Popen[str], words: str) -> list[str]:

@@ -32,6 +32,7 @@ from dashboard.local.stack import (
     say,
 )
 from dashboard.local.supervision import Program
+from rollouts.policy import STRATEGIES
 
 BALANCER_PORTS = 20_000  # where a free port for the balancer is looked for
 MOST_INSTANCES = 200
@@ -53,7 +54,10 @@ class Command(BaseCommand):
         parser.add_argument(
             "--once",
             action="store_true",
-            help="deploy v2 and the unhealthy v3, say what became of them, and stop",
+            help="deploy v2 and a bad v3, say what became of them, and stop",
+        )
+        parser.add_argument(
+            "--strategy", choices=STRATEGIES, default="rolling", help="how versions are deployed"
         )
         parser.add_argument(
             "--json", action="store_true", help="only what a program reads on standard output"
@@ -62,6 +66,10 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if not 1 <= options["instances"] <= MOST_INSTANCES:
             raise CommandError(f"--instances must be from 1 to {MOST_INSTANCES}.")
+        if options["strategy"] == "blue_green" and options["instances"] % 2:
+            raise CommandError(
+                "--instances must be an even number for blue_green: half of them are a slot each."
+            )
         if not 0 < options["rate"] <= MOST_REQUESTS:
             raise CommandError(f"--rate must be more than 0 and at most {MOST_REQUESTS}.")
         interrupt_on_signals()
@@ -81,8 +89,10 @@ class Demo:
         self.rate: float = options["rate"]
         self.once: bool = options["once"]
         self.count: int = options["instances"]
+        self.strategy: str = options["strategy"]
         self.instances: dict[str, int] = {}
         self.balancer_url = ""
+        self.preview_url = ""  # of a slot, where there are slots
 
     def run(self) -> bool:
         """Run until Ctrl-C or SIGTERM, or the end of --once; return whether all went well."""
@@ -92,13 +102,13 @@ class Demo:
                 self._prepare()
                 with Stack(self.places, self._programs()) as stack:
                     access = self._start(stack)
-                    line = showcase.ready_line(stack, self.port, self.balancer_url, access)
-                    print(line, flush=True)
+                    self._say_ready(stack, access)
                     self._greet(access)
                     up = True
                     if self.once:
                         url = f"http://{LOOPBACK}:{self.port}"
-                        return once.run(self.places, url, access.token, self.rate)
+                        script = once.Script(self.strategy, self.count)
+                        return once.run(self.places, url, access.token, self.rate, script)
                     stack.watch(self._keep_balancer_state)
         except Stopped:
             return up and not self.once
@@ -114,7 +124,10 @@ class Demo:
         postgres_server.prepare(self.places, say)
         redis_server.prepare(self.places)
         fleet.prepare(self.places, self.instances)
-        haproxy_server.prepare(self.places, balancer_port, self.instances)
+        slots = fleet.slots(self.strategy, list(self.instances))
+        if any(slots.values()):
+            self.preview_url = haproxy_server.preview_url(balancer_port)
+        haproxy_server.prepare(self.places, balancer_port, self.instances, slots)
         self.places.counts.unlink(missing_ok=True)
 
     def _programs(self) -> list[Program]:
@@ -136,16 +149,27 @@ class Demo:
         application.migrate()
         fleet.start(stack, self.instances)
         stack.start(haproxy_server.NAME, lambda: haproxy_server.answers(places.haproxy_socket))
-        access = showcase.fill(places, self.instances)
+        access = showcase.fill(places, self.instances, self.strategy, self.preview_url)
         application.start(stack, self.port)
         stack.start(load.NAME, places.counts.exists)
         once.flowing(places, self.rate)
         return access
 
+    def _say_ready(self, stack: Stack, access: showcase.Access) -> None:
+        line = showcase.ready_line(stack, self.port, self.balancer_url, access, self.preview_url)
+        print(line, flush=True)
+
     def _greet(self, access: showcase.Access) -> None:
         say(
             f"{len(self.instances)} instances run {fleet.FIRST_VERSION} at {self.balancer_url} "
-            f"under {self.rate:g} requests a second.\n"
+            f"under {self.rate:g} requests a second; the strategy is {self.strategy}."
+        )
+        if self.preview_url:
+            say(
+                f"Slot {fleet.LIVE} has the traffic; the idle one can be tried at "
+                f"{self.preview_url.format(slot=fleet.IDLE)}"
+            )
+        say(
             f"Open http://{LOOPBACK}:{self.port}/ and log in as {access.user} with the password "
             f"{access.password}"
         )
