@@ -28,6 +28,8 @@ SETTLED = 10_000.0
 # Seconds for which answers of one side may wait for some of the other to be compared with.
 LONGEST_BLOCK = 30.0
 
+# So far a counter may go back without a restart: what is open is taken off while it is sent.
+WOBBLE = 20
 # HAProxy's mean of a server's response times, in whole milliseconds, is over so many answers.
 WINDOW, ROUNDING_MS = 512, 0.5
 # What makes the new version slower: all of these, at so many looks in a row.
@@ -136,8 +138,10 @@ def observe(
         count = _count(known, side, report.servers.get(name))
         if count is not None:
             counted[name] = count
-        if count is not None and known is not None and count.joined == known.joined:
-            answers, errors = count.answers - known.answers, count.errors - known.errors
+        if count is None or known is None:
+            continue
+        answers, errors = count.answers - known.answers, count.errors - known.errors
+        if min(answers, errors) >= 0:
             more[side] = more[side][0] + answers, more[side][1] + min(errors, answers)
     look = Block(*more[OLD], *more[NEW])
     first = evidence.began is None and look.new > 0
@@ -152,11 +156,15 @@ def observe(
 
 
 def _count(known: Count | None, side: str, server: Server | None) -> Count | None:
+    """Return a server's counters now: a new beginning where the balancer was restarted."""
     if server is None or server.answers is None or server.errors is None:
         return known
-    if known is None or server.answers < known.answers or server.errors < known.errors:
-        return Count(side, server.answers, server.errors, server.answers, server.response_ms)
-    return known._replace(answers=server.answers, errors=server.errors)
+    if known is not None:
+        back = max(known.answers - server.answers, known.errors - server.errors)
+        if back <= WOBBLE:
+            answers, errors = max(known.answers, server.answers), max(known.errors, server.errors)
+            return known._replace(answers=answers, errors=errors)
+    return Count(side, server.answers, server.errors, server.answers, server.response_ms)
 
 
 def shifted(evidence: Evidence) -> Evidence:

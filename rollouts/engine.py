@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from rollouts import planning, verdicts, weights
-from rollouts.change import Change, CutShort, Ports, Rotation, bounded, persist, run_driver
+from rollouts import planning, shifting, verdicts, weights
+from rollouts.change import Change, CutShort, run_driver
 from rollouts.facts import (
     Approve,
     BalancerReport,
@@ -16,14 +16,15 @@ from rollouts.facts import (
     Restore,
     Retire,
     Rollout,
-    ServerState,
     Shift,
     Step,
     Target,
 )
 from rollouts.facts import Change as ChangeStep
 from rollouts.policy import Policy
-from rollouts.ports import BalancerError, DriverError, Interrupted
+from rollouts.ports import BalancerError, DriverError, Interrupted, Ports
+from rollouts.rotation import Rotation, bounded, persist
+from rollouts.shifting import full_weights
 from rollouts.states import (
     IN_FLIGHT,
     SERVING,
@@ -49,6 +50,7 @@ class Engine:
         self._ports = ports
         self._journal = ports.journal
         self._rotation = Rotation(ports.balancer, ports.lease)
+        self._shifting = shifting.Shifting(ports, self._rotation)
         self._unhealthy: frozenset[str] | None = None  # not known yet
         self._following: list[asyncio.Task[None]] = []
         self._looked = False  # at the traffic, by this engine
@@ -84,7 +86,7 @@ class Engine:
         What this engine has set meanwhile stays as it is.
         """
         if not self._knows_weights:
-            full = _full(await bounded(self._ports.balancer.report))
+            full = full_weights(await bounded(self._ports.balancer.report))
             self._rotation.resume_weights(weights.wanted(await self._journal.read(), full))
             self._knows_weights = True
 
@@ -110,7 +112,7 @@ class Engine:
             case verdicts.Wait(until, reason):
                 await self._journal.step(rollout.cursor, until, reason)
             case verdicts.Pass(reason):
-                await self._pass(rollout, reason)
+                await self._pass_unless_found(rollout, reason)
             case verdicts.Begin(reason):
                 await self._begin(rollout, reason)
             case verdicts.Take(cursor, step):
@@ -195,14 +197,17 @@ class Engine:
         match step:
             case Prepare():
                 await self._prepare(rollout, cursor)
-            case Shift():
-                await self._shift(rollout, step)
-            case Retire(old):
-                await self._retire(rollout, old)
-            case Restore():
-                await self._restore(rollout)
+            case Shift() | Retire() | Restore():
+                await self._move_traffic(rollout, step)
             case ChangeStep():
                 await self._change(rollout, cursor, step)
+
+    async def _pass_unless_found(self, rollout: Rollout, words: str) -> None:
+        """Go past a wait, on what the traffic says now and not when it was looked at before."""
+        if verdicts.judged(rollout) and not self._looked:
+            await self._look_at_traffic()
+        else:
+            await self._pass(rollout, words)
 
     async def _pass(self, rollout: Rollout, words: str) -> None:
         """Go on with the step after this one."""
@@ -213,60 +218,18 @@ class Engine:
             words = f"{words} Waiting for approval."
         await self._journal.step(after, None, words)
 
-    async def _shift(self, rollout: Rollout, step: Shift) -> None:
-        """Set the weights that part the traffic as `step` says, and see them set."""
+    async def _move_traffic(self, rollout: Rollout, step: Shift | Retire | Restore) -> None:
+        """Do what a step has the balancer do, in one try; where it can't be done yet say why."""
         try:
-            report = await bounded(self._ports.balancer.report)
-            if why := _not_ready(rollout, step, report):
-                await self._wait_for(why)
-                return
-            await self._bring_in(rollout, step, report)
-            await self._record(report)  # what was answered until now, with the shares before
-            await self._rotation.shift(weights.of_shift(rollout, step, _full(report)))
-        except BalancerError as error:
-            await self._wait_for(f"waiting for the balancer, to shift traffic: {error}")
+            words = await self._shifting.done(rollout, step)
+        except shifting.NotYet as why:
+            await self._wait_for(str(why))
             return
-        whose = f"slot {rollout.targets[0].instance.slot}" if step.old else rollout.version
-        await self._pass(rollout, f"{step.share:g} % of the traffic to {whose}.")
-        with suppress(BalancerError):
-            await self._record(await bounded(self._ports.balancer.report))
-
-    async def _bring_in(self, rollout: Rollout, step: Shift, report: BalancerReport) -> None:
-        """Put what was retired of the old slot back in rotation, before it gets traffic again."""
-        if rollout.going_back and any(isinstance(one, Retire) for one in rollout.plan):
-            for name in step.old:
-                self._rotation.want_in(name)
-                if name in report.servers and report.servers[name].state is ServerState.DRAIN:
-                    await self._rotation.put_back(name)
-
-    async def _retire(self, rollout: Rollout, old: tuple[str, ...]) -> None:
-        """Take the servers of the old slot, which get no traffic any more, out of rotation.
-
-        Not before the new ones have all of it: a balancer that was restarted may have forgotten.
-        """
-        try:
-            report = await bounded(self._ports.balancer.report)
-            new = [report.servers.get(target.instance.server) for target in rollout.targets]
-            if not all(one is not None and one.weight for one in new):
-                await self._wait_for("waiting for the new slot to have all traffic again")
-                return
-            for server in old:
-                await self._rotation.take_out(server)
         except BalancerError as error:
-            await self._wait_for(f"waiting for the balancer, to retire the old slot: {error}")
+            await self._wait_for(f"waiting for the balancer, to move the traffic: {error}")
             return
-        await self._pass(rollout, f"The old slot is out of rotation: {planning.names(old)}.")
-
-    async def _restore(self, rollout: Rollout) -> None:
-        """Give the targets their configured weights again."""
-        servers = {target.instance.server for target in rollout.targets}
-        try:
-            full = _full(await bounded(self._ports.balancer.report))
-            await self._rotation.shift({one: full[one] for one in servers if one in full})
-        except BalancerError as error:
-            await self._wait_for(f"waiting for the balancer, to restore weights: {error}")
-            return
-        await self._pass(rollout, "Every instance has its configured weight again.")
+        await self._pass(rollout, words)
+        await self._look_at_traffic()
 
     async def _wait_for(self, why: str) -> None:
         """Say once why nothing goes on, and wait until it is worth trying again."""
@@ -288,12 +251,16 @@ class Engine:
         if look_after is None:
             return await self._journal.park(until, rollout.wish)
         if not self._looked:
-            with suppress(BalancerError):
-                await self._record(await self._look())
-            self._looked = True
+            await self._look_at_traffic()
             return False
         again = now + look_after
         return await self._journal.park(min(until or again, again), rollout.wish)
+
+    async def _look_at_traffic(self) -> None:
+        """Record what both sides answered until now, where the balancer can be reached."""
+        with suppress(BalancerError):
+            await self._record(await self._look())
+        self._looked = True
 
     async def _prepare(self, rollout: Rollout, cursor: int) -> None:
         """Have the driver fetch the version everywhere; a failure touches nothing."""
@@ -381,6 +348,7 @@ class Engine:
         unhealthy = self._unhealthy = surveyed - {
             target.instance.name for target in rollout.targets if target.status in SERVING
         }
+        full = full_weights(report)
         down = planning.down_now(rollout, report, unhealthy)
         out = planning.out_now(rollout, down) | tasks.keys()
         admitted, why = verdicts.room(rollout, waiting, out, down)
@@ -394,7 +362,7 @@ class Engine:
                 rollout.wanted(target),
                 back=rollout.going_back,
                 update=step.update,
-                weight=weights.entering(rollout, step, target.instance.server, _full(report)),
+                weight=weights.entering(rollout, step, target.instance.server, full),
             )
             tasks[name] = asyncio.create_task(change.run())
         if not why or tasks:
@@ -474,25 +442,6 @@ class Engine:
         """Leave the balancer knowing who serves and who is held out, where it can be reached."""
         with suppress(BalancerError):
             await self._journal.traffic(await persist(self._look))
-
-
-def _full(report: BalancerReport) -> dict[str, int]:
-    """Return each server's weight in normal service."""
-    return {name: server.full for name, server in report.servers.items()}
-
-
-def _not_ready(rollout: Rollout, shift: Shift, report: BalancerReport) -> str:
-    """Return why traffic can't be shifted to a slot now (S11), or nothing."""
-    if not shift.share or not shift.old:
-        return ""
-    missing = [
-        target.instance.name
-        for target in rollout.targets
-        if (server := report.servers.get(target.instance.server)) is None or not server.ready
-    ]
-    if not missing:
-        return ""
-    return f"waiting for {planning.names(missing)}, which the balancer does not see up"
 
 
 async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:

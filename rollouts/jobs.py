@@ -17,14 +17,13 @@ from django.conf import settings
 from redis.exceptions import RedisError
 
 from rollouts import balancers, drivers, journal, ownership
-from rollouts.change import Ports
 from rollouts.engine import Engine
 from rollouts.engine_journal import DjangoJournal
 from rollouts.facts import Instance
 from rollouts.lease import Lease
 from rollouts.models import Deployment, Service
 from rollouts.policy import Policy, parse, stored
-from rollouts.ports import LeaseLost
+from rollouts.ports import LeaseLost, Ports
 from rollouts.probes import HttpProbe, refuse_host, version_source
 
 log = logging.getLogger(__name__)

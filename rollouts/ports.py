@@ -5,6 +5,7 @@ began (a driver with all the children of its process) before it returns.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from rollouts.facts import Answer, BalancerReport, Instance, Rollout, Step, Wish
@@ -208,3 +209,15 @@ class Journal(Protocol):
     async def note(self, message: str, name: str = "") -> None:
         """Record something worth telling that changes no state."""
         ...
+
+
+@dataclass(frozen=True)
+class Ports:
+    """All that the engine may touch."""
+
+    journal: Journal
+    balancer: Balancer
+    driver: Driver
+    probe: Probe
+    clock: Clock
+    lease: Lease

@@ -156,8 +156,8 @@ def wanted(rollout: Rollout, full: Mapping[str, int]) -> Weights:
     Where no traffic is parted these are the ones that have entered, be it by a ramp.
     """
     if not steered(rollout):
-        entered = [one for one in rollout.targets if one.status in SERVING]
-        return {server: full[server] for server in _servers(entered) if server in full}
+        serving = [one for one in rollout.targets if one.status in SERVING]
+        return {server: full[server] for server in _servers(serving) if server in full}
     if any(isinstance(step, Restore) for step in rollout.steps[: rollout.cursor]):
         return {server: full[server] for server in _servers(rollout.targets) if server in full}
     shift = last_shift(rollout)

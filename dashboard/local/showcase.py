@@ -39,7 +39,7 @@ POLICY = {
 # in five of 5 requests a second.
 STRATEGY_POLICY: dict[str, dict[str, Any]] = {
     "rolling": {},
-    "canary": {"canary_steps": [{"share": 5, "bake": 8}, {"share": 25, "bake": 8}, {"share": 100}]},
+    "canary": {"canary_steps": [{"share": 5, "bake": 8}, {"share": 25, "bake": 5}, {"share": 100}]},
     "blue_green": {"keep_old": 5},
 }
 SHOWN_PROCESSES = ("web", "worker", "scheduler", "haproxy", "redis", "postgres")

@@ -48,7 +48,9 @@ def whole(demo: Demo) -> Iterator[None]:
 
 def begun(demo: Demo, **policy: Any) -> str:
     """Return a deployment of a fresh version of which one instance is being updated."""
-    deployment = demo.start(f"d{next(fresh)}", **{**QUICK, **policy})
+    # Long enough for a machine on which many such tests run.
+    calm = {"healthy_deadline": 20}
+    deployment = demo.start(f"d{next(fresh)}", **{**QUICK, **calm, **policy})
 
     def updating() -> bool:
         return any(target["status"] == "updating" for target in demo.get(deployment)["targets"])

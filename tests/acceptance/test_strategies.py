@@ -51,7 +51,7 @@ def run_once(strategy: str, instances: int, rate: int) -> Once:
 @pytest.mark.timeout(2 * PATIENCE)
 def test_a_canary_deploys_a_good_version_and_stops_a_bad_one_at_its_first_share() -> None:
     """v2 reaches all. Of v3-errors one instance has 5 %, and its errors end with its traffic."""
-    once = run_once("canary", 6, 100)
+    once = run_once("canary", 6, 200)
     assert once.returncode == 0, (once.results, once.said)
     good, bad = once.results
     assert (good["version"], good["status"], good["touched"]) == ("v2", "completed", 6)

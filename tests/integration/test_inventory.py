@@ -89,6 +89,19 @@ def test_the_file_of_the_contract_is_taken() -> None:
     assert Service.objects.get().version_source == {"path": "/version"}
 
 
+def test_a_preview_address_is_taken_and_a_wrong_one_refused(file: File) -> None:
+    """By its key in the file; left out it is none."""
+    file.shop["preview"] = "https://{slot}.shop.example.com/"
+    file.apply()
+    assert Service.objects.get().preview_url == "https://{slot}.shop.example.com/"
+    for wrong in ("https://shop.example.com/", 7, None):
+        file.shop["preview"] = wrong
+        assert set(file.errors()) == {"services.shop.preview"}
+    del file.shop["preview"]
+    file.apply()
+    assert Service.objects.get().preview_url == ""
+
+
 def test_the_same_file_again_changes_nothing(file: File) -> None:
     """Idempotent."""
     assert len(file.apply()) == 4

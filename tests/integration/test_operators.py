@@ -29,13 +29,13 @@ from hypothesis.stateful import (
 )
 
 from rollouts import actions, ownership
-from rollouts.change import Ports
 from rollouts.engine import Engine
 from rollouts.engine_journal import DjangoJournal
 from rollouts.facts import Answer, BalancerReport, Instance, Server, ServerState
 from rollouts.jobs import WallClock
 from rollouts.lease import Lease
 from rollouts.models import Deployment, Service
+from rollouts.ports import Ports
 from rollouts.snapshots import Json, apply, events_after, snapshot
 from rollouts.states import TERMINAL
 from tests.integration.factories import make_service

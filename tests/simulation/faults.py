@@ -302,10 +302,6 @@ def pairs(
                     yield {**single, number: second}
 
 
-def _restarts(fault: Fault) -> bool:
-    return fault.kind.startswith(("forget", "recall"))
-
-
 def by_chance(seed: int) -> tuple[str, dict[int, Fault]]:
     """Return a fleet and one to five faults, the same for the same seed."""
     chance = random.Random(seed)
@@ -314,10 +310,6 @@ def by_chance(seed: int) -> tuple[str, dict[int, Fault]]:
     faults: dict[int, Fault] = {}
     for _ in range(chance.randrange(1, 6)):
         fault = chance.choice(kinds)
-        # One restart of the balancer at most: a second one that finds its counters at the same
-        # numbers is not seen as one by `analysis.observe`, which then counts below zero.
-        if _restarts(fault) and any(map(_restarts, faults.values())):
-            continue
         if fault.seconds == ABSENT:
             fault = replace(fault, seconds=chance.choice((1.0, 5.0, 12.0, ABSENT, 40.0)))
         faults[chance.randrange(150)] = fault

@@ -32,11 +32,12 @@ class Machine:
     slot: str = ""
     state: ServerState = ServerState.READY
     sessions: int = 0
+    up: bool = True  # as the balancer's own check finds it
     sick: bool = False  # cured by an update
     broken: bool = False  # an update was ended half way
     configured: int = 100
     weight: int = 100
-    answers: float = 1_000.0
+    answers: float = 0.0
     errors: float = 0.0
     updates: list[str] = field(default_factory=list)
     updated_at: float = 0.0
@@ -88,7 +89,13 @@ class Fleet:
         self.errors_of: dict[str, float] = {}
         self.rate = RATE
         self.answered: dict[str, float] = {}  # by version, whatever the balancer forgot
-        self.unknown: set[str] = set()
+        self.unknown: set[str] = set()  # to the balancer
+        self.stubborn: set[str] = set()  # whose sessions never end
+        self.driver_fails: set[tuple[str, str]] = set()
+        self.driver_hangs: set[str] = set()
+        self.driver_lies: set[str] = set()  # says that it gave a version, and did nothing
+        self.prepare_fails: set[str] = set()
+        self.update_seconds = 1.0
         self._counted_at = START
         self._written: list[tuple[float, dict[str, Saved]]] = []
 
@@ -125,7 +132,7 @@ class Fleet:
             one.name: Server(
                 one.name,
                 one.state,
-                True,
+                one.up,
                 one.sessions,
                 one.weight,
                 one.configured,

@@ -21,7 +21,7 @@ def _mutant(name: str, module: str, fleet: str, *edits: tuple[str, str]) -> Muta
 MUTANTS: tuple[Mutant, ...] = (
     _mutant(
         "acts on the balancer without the lease",
-        "change",
+        "rotation",
         "two",
         ("await self._lease.hold(BALANCER_DEADLINE)", "pass"),
     ),
@@ -84,7 +84,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "counts a lost answer as a failure",
-        "change",
+        "rotation",
         "two",
         (
             "        except BalancerUnreachable:\n            away_since",
@@ -112,7 +112,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "leaves the balancer with what it forgot",
-        "change",
+        "rotation",
         "no way back",
         (
             "self._steer_again([one for one in up if one not in quiet], self._out",
@@ -121,7 +121,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "leaves drained what an older state of the balancer drained",
-        "change",
+        "rotation",
         "two",
         ("self._steer_again(drained, self._in, ready)", "self._steer_again((), self._in, ready)"),
     ),
@@ -233,13 +233,13 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "retires the old slot though the new one lost its weight",
-        "engine",
+        "shifting",
         "retired slot",
         ("if not all(one is not None and one.weight for one in new):", "if False:"),
     ),
     _mutant(
         "goes back to a slot that is retired",
-        "engine",
+        "shifting",
         "retired slot",
         ("if rollout.going_back and any(isinstance(one, Retire)", "if False and any(one"),
     ),
@@ -314,13 +314,13 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "drains the old slot again before the new one has its weight again",
-        "change",
+        "rotation",
         "retired slot",
         ("self._steer_again([one for one in up if one not in quiet]", "self._steer_again(up"),
     ),
     _mutant(
         "does not tell lost weights again",
-        "change",
+        "rotation",
         "canary",
         ("        if not lost or self._weighing.locked():", "        if True:"),
     ),

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from rollouts import lease
-from rollouts.change import BALANCER_DEADLINE, Ports
 from rollouts.engine import Engine
 from rollouts.facts import Answer, BalancerReport, Instance, ServerState, Wish
 from rollouts.lease import Lease
-from rollouts.ports import BalancerError, BalancerUnreachable, DriverError, LeaseLost
+from rollouts.ports import BalancerError, BalancerUnreachable, DriverError, LeaseLost, Ports
+from rollouts.rotation import BALANCER_DEADLINE
 from rollouts.states import TERMINAL, DeploymentStatus
 from tests.simulation.fleet import Machine, Saved
 from tests.simulation.journal import StoredJournal

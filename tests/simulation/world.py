@@ -77,13 +77,7 @@ class World(Fleet):
             {**short, "strategy": strategy, "analysis": judging, **policy}, total=count
         )
         self.ended_at = float("inf")
-        self.driver_fails: set[tuple[str, str]] = set()
-        self.driver_hangs: set[str] = set()
-        self.driver_lies: set[str] = set()  # says that it gave a version, and did nothing
-        self.prepare_fails: set[str] = set()
-        self.update_seconds = 1.0
         self.balancer_away_until = 0.0
-        self.stubborn: set[str] = set()  # whose sessions never end
         self.log: list[str] = []
         self.most_out = 0
         self.on_effect: Callable[[str], None] = lambda effect: None

@@ -295,7 +295,7 @@ def test_what_was_counted_before_the_first_look_does_not_count() -> None:
     )
 
 
-@pytest.mark.parametrize(("before", "fallen"), [((500, 0), (4, 0)), ((500, 5), (900, 2))])
+@pytest.mark.parametrize(("before", "fallen"), [((500, 0), (4, 0)), ((500, 45), (900, 2))])
 def test_counters_that_went_down_begin_anew(
     before: tuple[int, int], fallen: tuple[int, int]
 ) -> None:
@@ -307,6 +307,21 @@ def test_counters_that_went_down_begin_anew(
     assert tallies(evidence) == Block(0, 0, 10, 0)
     more = looks({"a": (fallen[0] + 6, fallen[1] + 1, None), "b": (10, 0, None)}, begin=evidence)
     assert tallies(more) == Block(6, 1, 10, 0)
+
+
+def test_a_second_restart_is_seen_though_the_counters_are_where_they_were() -> None:
+    """Nothing ever counts below zero: a good version would be condemned by that."""
+    evidence = looks(*[{"a": (count, 0, None), "b": (9, 0, None)} for count in (0, 300, 0, 270)])
+    assert tallies(evidence) == Block(300 + 270, 0)
+    again = looks({"a": (0, 0, None), "b": (9, 0, None)}, begin=evidence)
+    assert tallies(again) == tallies(evidence)
+
+
+def test_counters_that_go_back_by_a_few_are_no_restart() -> None:
+    """HAProxy's do while answers are being sent; each answer counts once all the same."""
+    shown = [(100, 10), (97, 9), (110, 12), (108, 12), (120, 12)]
+    evidence = looks(*[{"a": (*counts, None), "b": (9, 0, None)} for counts in shown])
+    assert tallies(evidence) == Block(20, 2)
 
 
 def test_a_server_counts_for_a_new_side_from_then_on() -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from rollouts.facts import ServerState, Wish
+from rollouts.facts import Bake, ServerState, Wish
 from rollouts.states import DeploymentStatus, TargetStatus
 from tests.simulation.loop import START, run
 from tests.simulation.process import Process
@@ -381,6 +381,26 @@ def test_the_weight_is_ramped_where_slow_start_asks_for_it() -> None:
     assert weights[0] == "weight web-01 1"
     assert weights[-1] == "weight web-01 100"
     assert len(weights) > 5
+
+
+def test_no_traffic_goes_back_to_a_slot_that_is_down() -> None:
+    """A shift back waits, and says why, until somebody of the old slot is up again."""
+    world = World(4, slots=True, keep_old=600)
+    old = [world.machines[name] for name in ("web-01", "web-02")]
+    asked: list[float] = []
+
+    def seen(effect: str) -> None:
+        if not asked and isinstance(world.rollout.step, Bake):
+            asked.append(world.now())
+            old[0].up = old[1].up = False
+            world.wish(Wish.ROLL_BACK)
+            asyncio.get_running_loop().call_later(20, setattr, old[0], "up", True)
+        if asked and not old[0].up:
+            assert old[0].weight + old[1].weight == 0
+
+    world.on_effect = seen
+    assert run(world.deploy()).status is D.ROLLED_BACK
+    assert any("Waiting for the old slot" in line for line in world.log)
 
 
 def test_a_deployment_that_has_ended_is_left_alone() -> None:
