@@ -17,7 +17,7 @@ from tests.simulation.process import Fault
 from tests.simulation.world import World
 
 PARTS = 8  # so that several processes share the work
-SEEDS = 300  # in each part
+SEEDS = 250  # in each part
 SMALL = 60  # calls of a run without faults
 # They do what another does, or little else: what is before a call is after the one before, and
 # one way to ask for the end with everything back is enough. Small runs try them all.
