@@ -51,10 +51,10 @@ def run_once(strategy: str, instances: int, rate: int) -> Once:
 @pytest.mark.timeout(2 * PATIENCE)
 def test_a_canary_deploys_a_good_version_and_stops_a_bad_one_at_its_first_share() -> None:
     """v2 reaches all. Of v3-errors one instance has 5 %, and its errors end with its traffic."""
-    once = run_once("canary", 6, 200)
+    once = run_once("canary", 3, 200)
     assert once.returncode == 0, (once.results, once.said)
     good, bad = once.results
-    assert (good["version"], good["status"], good["touched"]) == ("v2", "completed", 6)
+    assert (good["version"], good["status"], good["touched"]) == ("v2", "completed", 3)
     assert (good["failed_requests"], good["app_errors"], good["most_share"]) == (0, 0, 1)
     assert (bad["version"], bad["status"], bad["touched"]) == ("v3-errors", "rolled_back", 1)
     assert 1 <= bad["app_errors"] == bad["failed_requests"]

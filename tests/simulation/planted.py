@@ -128,7 +128,7 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant(
         "forgets whom its predecessor held out",
         "engine",
-        "bad host first",
+        "no way back",
         ("if target.kept_out:", "if False:"),
     ),
     _mutant(
