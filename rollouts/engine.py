@@ -249,12 +249,23 @@ class Engine:
             await asyncio.sleep(min(WATCH_INTERVAL, max(until - now, 0)))
             return False
         if look_after is None:
-            return await self._journal.park(until, rollout.wish)
+            return await self._park(until, rollout)
         if not self._looked:
             await self._look_at_traffic()
             return False
         again = now + look_after
-        return await self._journal.park(min(until or again, again), rollout.wish)
+        return await self._park(min(until or again, again), rollout)
+
+    async def _park(self, until: float | None, rollout: Rollout) -> bool:
+        """Give the deployment up, unless there is a new wish; return whether it was.
+
+        Nothing of this engine's may act any more then: the next owner may come at once.
+        """
+        await _end(self._following)
+        parked = await self._journal.park(until, rollout.wish)
+        if not parked:
+            self._follow()
+        return parked
 
     async def _look_at_traffic(self) -> None:
         """Record what both sides answered until now, where the balancer can be reached."""

@@ -191,8 +191,17 @@ MUTANTS: tuple[Mutant, ...] = (
         "engine",
         "parks",
         (
-            "return await self._journal.park(until, rollout.wish)",
-            "return await self._journal.park(None, rollout.wish)",
+            "return await self._park(until, rollout)",
+            "return await self._park(None, rollout)",
+        ),
+    ),
+    _mutant(
+        "goes on telling the balancer while it gives the deployment up",
+        "engine",
+        "canary with errors",
+        (
+            "        await _end(self._following)\n        parked",
+            "        parked",
         ),
     ),
     _mutant(
@@ -308,7 +317,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "engine",
         "blue and green",
         (
-            "        return await self._journal.park(min(until or again, again), rollout.wish)",
+            "        return await self._park(min(until or again, again), rollout)",
             "        await asyncio.sleep(WATCH_INTERVAL)\n        return False",
         ),
     ),
