@@ -18,6 +18,8 @@ D, T = DeploymentStatus, TargetStatus
 TAKEN_OVER_WITHIN = 15.0
 ACTED_WITHIN = 2.0
 WISHES = {"stop", "roll_back", "rollback", "pause", "promote", "promote_all"}
+# Faults whose seconds pass without any progress.
+HOLDING_UP = {"slow", "freeze_before", "freeze_after", "database_away"}
 WISHES |= {f"{wish} later" for wish in WISHES}
 FORGIVEN = 1.5  # seconds in which what a balancer forgot has to be told to it again
 
@@ -201,6 +203,8 @@ class Checks:
         """
         world, rollout = self._world, self._world.rollout
         passing = not world.driver_failed and world.bad_answers < world.policy.health_check_retries
+        held_up = sum(one.seconds for one in world.faults.values() if one.kind in HOLDING_UP)
+        passing = passing and held_up < world.policy.progress_deadline
         if not passing or (rollout.wish is not None and rollout.wish.ends):
             return
         if rollout.version in world.errors_of and not world.shares.promoted:

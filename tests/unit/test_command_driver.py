@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -64,6 +64,19 @@ def runs(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def who_waits_for_children() -> list[str]:
+    """Names of asyncio's threads that wait for a process each, where it has such threads."""
+    return [each.name for each in threading.enumerate() if each.name.startswith("waitpid")]
+
+
+@pytest.fixture(autouse=True)
+async def reaped() -> AsyncIterator[None]:
+    """Let asyncio hear of the end of all that a test started, before its loop is closed."""
+    yield
+    await until(lambda: not who_waits_for_children())
+    await asyncio.sleep(0)
 
 
 def test_an_argument_gets_the_value_once_and_nothing_else() -> None:
@@ -342,11 +355,6 @@ async def test_cancelled_while_it_starts_it_leaves_nobody(tmp_path: Path) -> Non
             await task
     await until(lambda: children() == before and not who_waits_for_children())
     await asyncio.sleep(0)  # what they had to tell the loop
-
-
-def who_waits_for_children() -> list[str]:
-    """Names of asyncio's threads that wait for a process each, where it has such threads."""
-    return [each.name for each in threading.enumerate() if each.name.startswith("waitpid")]
 
 
 def children() -> set[str]:
