@@ -1,10 +1,59 @@
-"""What balancers, drivers and probes share: how settings from the inventory are refused."""
+"""What balancers, drivers and probes share: how they are found, and how settings are refused."""
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+import os
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Protocol, TypeVar
+
+from rollouts.facts import Instance
 
 T = TypeVar("T")
-Maker = Callable[[Mapping[str, Any]], T]
+
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class KnownHosts(Protocol):
+    """The host keys that a person has confirmed, as Lockgate keeps them."""
+
+    async def keys(self, host: str, port: int) -> Sequence[str]:
+        """Return the confirmed keys of a host's sshd as `TYPE BASE64`, none for an unknown one."""
+        ...
+
+    async def met(self, host: str, port: int, key: str) -> None:
+        """Keep `key`, which is not confirmed, for a person to confirm or to refuse."""
+        ...
+
+
+class NoHosts:
+    """Nobody was ever met: where settings are only checked."""
+
+    async def keys(self, host: str, port: int) -> Sequence[str]:
+        return ()
+
+    async def met(self, host: str, port: int, key: str) -> None:
+        return None
+
+
+NOBODY_MET = NoHosts()
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What an adapter may know beside its own settings.
+
+    `instances` are all that are active, as they were when the deployment was started;
+    `deployment` is its id, "" outside of one.
+    """
+
+    instances: tuple[Instance, ...] = ()
+    known_hosts: KnownHosts = NOBODY_MET
+    deployment: str = ""
+
+
+NOWHERE = Surroundings()  # where settings are only checked
+Maker = Callable[[Mapping[str, Any], Surroundings], T]
 
 
 class SettingsError(ValueError):
@@ -28,13 +77,56 @@ def wrong_keys(
     return errors | {key: "is missing" for key in required if key not in raw}
 
 
-def make(makers: Mapping[str, Maker[T]], raw: Mapping[str, Any]) -> T:
+def checked(
+    raw: Mapping[str, Any], checks: Mapping[str, Callable[[Any], None]], errors: dict[str, str]
+) -> None:
+    """Add to `errors` what the check of each key that is there raises as ValueError."""
+    for key, check in checks.items():
+        if key in raw:
+            try:
+                check(raw[key])
+            except ValueError as error:
+                errors[key] = str(error)
+
+
+def check_secret(raw: Any) -> None:
+    """Raise ValueError unless `raw` names a variable of the worker's environment."""
+    if not (isinstance(raw, str) and VARIABLE.fullmatch(raw)):
+        raise ValueError(
+            "must be the name of an environment variable of workers and web that holds the "
+            "secret, such as SHOP_DEPLOY_SECRET"
+        )
+
+
+def secret(name: str) -> str:
+    """Return the secret that the environment variable `name` holds; raise LookupError."""
+    value = os.environ.get(name, "")
+    if not value:
+        raise LookupError(f"the environment variable {name} is not set for this process: set it")
+    return value
+
+
+def make(
+    makers: Mapping[str, Maker[T]],
+    group: str,
+    raw: Mapping[str, Any],
+    surroundings: Surroundings,
+) -> T:
     """Return the adapter that `raw` describes, made by the maker of its `kind`.
 
+    Kinds that are not among `makers` come from installed packages, as entry points of `group`.
     Raises SettingsError with every bad key. Makers do no I/O: making checks settings too.
     """
     kind = raw.get("kind")
     maker = makers.get(kind) if isinstance(kind, str) else None
     if maker is None:
-        raise SettingsError({"kind": f"must be one of: {', '.join(makers)}"})
-    return maker(raw)
+        others = {one.name: one for one in entry_points(group=group)}
+        if not isinstance(kind, str) or kind not in others:
+            raise SettingsError({"kind": f"must be one of: {', '.join([*makers, *others])}"})
+        try:
+            maker = others[kind].load()
+        except Exception as error:  # whatever a foreign package does
+            raise SettingsError(
+                {"kind": f"{others[kind].value} can't be loaded: {error}"}
+            ) from error
+    return maker(raw, surroundings)

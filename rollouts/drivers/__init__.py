@@ -1,16 +1,22 @@
-"""Drivers by kind. To add one: a module with a class that implements ports.Driver, and a row.
+"""Drivers by kind.
 
-A maker takes the settings of a service, does no I/O and raises SettingsError with all that
-is wrong about them.
+To add one: a module with a class that implements ports.Driver, and a row in KINDS; or, in a
+package of its own, an entry point of the group `lockgate.drivers`, named as the kind, that is
+the maker.
+
+A maker takes the settings of a service and what surrounds them, does no I/O and raises
+SettingsError with all that is wrong about them.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from rollouts import adapters
+from rollouts.adapters import NOWHERE, Surroundings
 from rollouts.drivers.command import Command
 from rollouts.ports import Driver
 
+GROUP = "lockgate.drivers"
 KINDS: Mapping[str, adapters.Maker[Driver]] = {"command": Command.from_settings}
 
 
@@ -19,6 +25,6 @@ def check(raw: Mapping[str, Any]) -> None:
     make(raw)
 
 
-def make(raw: Mapping[str, Any]) -> Driver:
+def make(raw: Mapping[str, Any], surroundings: Surroundings = NOWHERE) -> Driver:
     """Return the driver that the settings `raw` describe; raise SettingsError."""
-    return adapters.make(KINDS, raw)
+    return adapters.make(KINDS, GROUP, raw, surroundings)

@@ -45,10 +45,12 @@ class Leashed:
         output: BinaryIO,
         env: Mapping[str, str],
         directory: str | None,
+        errors: BinaryIO | None = None,
     ) -> Self:
         """Return the program `arguments`, started with no input, its output going to `output`.
 
-        Raises OSError and ValueError where it can't be started, as subprocess does.
+        Standard error goes to `errors` where that is given. Raises OSError and ValueError where
+        the program can't be started, as subprocess does.
         """
         link, other_end = socket.socketpair()
         try:
@@ -59,7 +61,7 @@ class Leashed:
                     *(str(_until(left)), env.get("LC_CTYPE", ""), *arguments),
                     stdin=other_end.fileno(),
                     stdout=output,
-                    stderr=output,
+                    stderr=errors or output,
                     cwd=directory,
                     env=env,
                     start_new_session=True,

@@ -9,7 +9,8 @@ from typing import Any
 
 from rollouts.facts import Instance
 
-PLACEHOLDERS = ("name", "hostname", "port", "version", "server", "slot", "zone")
+# `instance` is another word for `name`.
+PLACEHOLDERS = ("name", "instance", "hostname", "port", "version", "server", "slot", "zone")
 
 # A doubled brace is a literal one, as in str.format; attributes can't be reached.
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -45,6 +46,7 @@ def values(instance: Instance, version: str) -> dict[str, str]:
     """Return what each placeholder stands for."""
     return {
         "name": instance.name,
+        "instance": instance.name,
         "hostname": instance.hostname,
         "port": str(instance.port),
         "version": version,

@@ -417,3 +417,92 @@ async def test_no_descriptor_is_left_open() -> None:
         except DriverError:
             continue
     await until(lambda: descriptors() <= before)
+
+
+def shell(script: str) -> list[str]:
+    """Arguments that run `script`, with version and name as $1 and $2."""
+    return ["sh", "-c", script, "sh", "{version}", "{instance}"]
+
+
+async def test_the_way_back_has_its_own_command_or_is_an_update() -> None:
+    """`rollback` is run where there is one; `{instance}` is another word for `{name}`."""
+    lines: list[str] = []
+    settings: dict[str, object] = {"kind": "command", "update": shell('echo "update $1 $2"')}
+    await drivers.make(settings).roll_back(WEB, "v1", lines.append, owned)
+    own = {**settings, "rollback": shell('echo "back $1 $2"')}
+    await drivers.make(own).roll_back(WEB, "v1", lines.append, owned)
+    assert lines == ["update v1 web-01", "back v1 web-01"]
+
+
+async def test_the_version_is_the_first_line_that_is_printed() -> None:
+    """Warnings go elsewhere; without a `version` command nothing is claimed."""
+    plain: dict[str, object] = {"kind": "command", "update": ["true"]}
+    assert not drivers.make(plain).reports_version
+    asked = drivers.make({**plain, "version": shell("echo old key >&2; echo ' v7 '; echo more")})
+    assert asked.reports_version
+    assert (await asked.running(WEB)).version == "v7"
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo v7; echo no route >&2; exit 5", "exit status 5: no route"),
+        ("echo no route; exit 5", "exit status 5: no route"),
+        ("true", "printed no version"),
+        ("printf %0200d 1", "printed no version"),
+    ],
+)
+async def test_a_version_command_that_fails_says_how(script: str, words: str) -> None:
+    """No version is made up: neither of a failure, nor of nothing, nor of a long text."""
+    settings = {"kind": "command", "update": ["true"], "version": shell(script)}
+    with pytest.raises(DriverError, match=words):
+        await drivers.make(settings).running(WEB)
+
+
+async def test_a_version_command_that_hangs_is_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It has a few seconds and leaves nobody."""
+    monkeypatch.setattr(command, "ANSWER_TIMEOUT", 0.3)
+    pid = tmp_path / "pid"
+    script = f"echo $$ > {pid}; sleep 60"
+    settings = {"kind": "command", "update": ["true"], "version": shell(script)}
+    with pytest.raises(DriverError, match="no answer within"):
+        await drivers.make(settings).running(WEB)
+    assert not runs(int(pid.read_text()))
+
+
+async def ticks(old_version: str, **settings: object) -> dict[str, tuple[bool | None, str]]:
+    """What preflight finds, by what it looked at."""
+    driver = drivers.make({"kind": "command", "update": ["true"], **settings})
+    return {each.what: (each.ok, each.detail) for each in await driver.preflight(WEB, old_version)}
+
+
+async def test_preflight_names_a_program_that_is_not_there(tmp_path: Path) -> None:
+    """Each configured program counts, relative to the directory where it has a slash."""
+    (tmp_path / "deploy").write_text("#!/bin/sh\n")
+    (tmp_path / "deploy").chmod(0o755)
+    here: dict[str, object] = {"directory": str(tmp_path), "update": ["./deploy"]}
+    assert (await ticks("v1", **here))["programs there"] == (True, "update")
+    ok, detail = (await ticks("v1", **here, rollback=["./undo"]))["programs there"]
+    assert ok is False
+    assert "./undo is not on the worker's machine" in detail
+    assert "correct `rollback`" in detail
+    ok, detail = (await ticks("v1", directory="/nowhere"))["programs there"]
+    assert ok is False
+    assert "directory /nowhere" in detail
+
+
+async def test_preflight_asks_for_the_old_version_and_changes_nothing(tmp_path: Path) -> None:
+    """`artifact` gets the old version; what nobody can tell keeps nobody from deploying."""
+    (tmp_path / "v1").touch()
+    artifact = shell(f'test -e {tmp_path}/"$1" || {{{{ echo "no $1 here"; exit 1; }}}}')
+    assert (await ticks("v1", artifact=artifact))["old version there"] == (True, "v1")
+    ok, detail = (await ticks("v0", artifact=artifact))["old version there"]
+    assert ok is False
+    assert detail == "v0: exit status 1: no v0 here; without it there is no way back"
+    assert (await ticks("", artifact=artifact))["old version there"][0] is None
+    assert (await ticks("v1"))["old version there"][0] is None
+    untouched = tmp_path / "updated"
+    await ticks("v1", update=["touch", str(untouched)], artifact=artifact)
+    assert not untouched.exists()
