@@ -3,16 +3,17 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from asgiref.sync import async_to_sync
 from django.db import transaction
 from django.db.models import QuerySet
 
-from rollouts import balancers, jobs
-from rollouts.facts import Answer, BalancerReport
+from rollouts import jobs
+from rollouts.facts import BalancerReport
 from rollouts.models import ACTIVE_VALUES, Instance, Service
 from rollouts.policy import Policy, PolicyError, parse
-from rollouts.ports import Balancer, BalancerError
+from rollouts.ports import BalancerError
 
 MOST = 50  # instances steered by one click
 AT_ONCE = 10  # calls to the balancer under way
@@ -57,7 +58,7 @@ def _steer_service(
     except PolicyError as error:
         outcome.errors.append(f"{service.name} is left alone: its policy is wrong: {error}.")
         return
-    told = async_to_sync(_steer)(service, instances, policy, out)
+    told = async_to_sync(_steer)(jobs.adapters_of(service), instances, policy, out)
     for instance in instances:
         why = told.get(instance.name)
         if why is None:
@@ -67,27 +68,26 @@ def _steer_service(
 
 
 async def _steer(
-    service: Service, instances: Sequence[Instance], policy: Policy, out: bool
+    frozen: Mapping[str, Any], instances: Sequence[Instance], policy: Policy, out: bool
 ) -> Mapping[str, str]:
     """Return the error of each instance that was not steered, by name."""
-    balancer = balancers.make(service.balancer)
     gate = asyncio.Semaphore(AT_ONCE)
     errors = {one.name: f"was not asked within {DEADLINE:g} s." for one in instances}
 
-    async def one(instance: Instance) -> None:
+    async def one(at: jobs.Adapters, instance: Instance) -> None:
         try:
             async with gate:
-                await (_drain(balancer, instance) if out else _ready(balancer, instance, policy))
+                await (at.balancer.drain(instance.server) if out else _ready(at, instance))
         except BalancerError as error:
             errors[instance.name] = str(error)
         else:
             del errors[instance.name]
 
     try:
-        async with asyncio.timeout(DEADLINE):
-            if out and (why := _leaves_none(await balancer.report(), instances)):
+        async with asyncio.timeout(DEADLINE), jobs.adapters_for(frozen, policy) as at:
+            if out and (why := _leaves_none(await at.balancer.report(), instances)):
                 return {one.name: why for one in instances}
-            await asyncio.gather(*(one(instance) for instance in instances))
+            await asyncio.gather(*(one(at, instance) for instance in instances))
     except BalancerError as error:
         return {one.name: str(error) for one in instances}
     except TimeoutError:
@@ -104,14 +104,9 @@ def _leaves_none(report: BalancerReport, instances: Sequence[Instance]) -> str:
     return ""
 
 
-async def _drain(balancer: Balancer, instance: Instance) -> None:
-    await balancer.drain(instance.server)
-
-
-async def _ready(balancer: Balancer, instance: Instance, policy: Policy) -> None:
+async def _ready(at: jobs.Adapters, instance: Instance) -> None:
     """Put `instance` back if it is well: a balancer would send traffic before its own check."""
-    async with jobs.probe_of(jobs.adapters_of(instance.service), policy) as probe:
-        answer: Answer = await probe.ask(instance.fact())
+    answer = await at.probe.ask(instance.fact())
     if not answer.ok:
         raise BalancerError(f"is not well and stays out: {answer.error}")
-    await balancer.ready(instance.server)
+    await at.balancer.ready(instance.server)

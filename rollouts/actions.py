@@ -12,7 +12,7 @@ from asgiref.sync import async_to_sync
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 
-from rollouts import balancers, dispatch, jobs, journal, planning
+from rollouts import dispatch, jobs, journal, planning
 from rollouts.facts import FULL_WEIGHT, Answer, Approve, Bake, BalancerReport, Change, Wish
 from rollouts.models import Deployment, Instance, Service, Target
 from rollouts.policy import Policy, PolicyError, parse
@@ -142,18 +142,18 @@ def _look(
 async def _ask_all(
     adapters: Mapping[str, Any], instances: Sequence[Instance], policy: Policy
 ) -> tuple[BalancerReport | None, list[Answer]]:
-    async with jobs.probe_of(adapters, policy) as probe:
+    async with jobs.adapters_for(adapters, policy) as at:
 
         async def ask(instance: Instance) -> Answer:
             try:
                 async with asyncio.timeout(LOOK_TIMEOUT):
-                    return await probe.ask(instance.fact())
+                    return await at.probe.ask(instance.fact())
             except TimeoutError:
                 return Answer(0.0, ok=False, error=f"no answer within {LOOK_TIMEOUT:g} s")
 
         async def report() -> BalancerReport | None:
             try:
-                return await balancers.make(adapters["balancer"]).report()
+                return await at.balancer.report()
             except BalancerError:
                 return None
 

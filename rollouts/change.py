@@ -131,7 +131,7 @@ class Change:
     async def _arrive(self) -> bool:
         """Go the whole way; return False where it was cut short and has to be gone again."""
         if not self._wants_update:
-            await self._put_back(await self._verify())
+            await self._put_back(*await self._verify())
             return True
         await self._take_out()
         try:
@@ -139,7 +139,7 @@ class Change:
                 await self._update()
         except CutShort:
             return False
-        await self._put_back(await self._verify())
+        await self._put_back(*await self._verify())
         return True
 
     def _has_version(self) -> bool:
@@ -169,12 +169,19 @@ class Change:
         since = loop.time()
         deadline = since + self._policy.drain_timeout
         told, cut = 0, False
-        while (server := await self._look()).state is ServerState.READY or server.sessions > 0:
+        while (server := await self._look()).state is ServerState.READY or server.sessions != 0:
             sessions = server.sessions
             if server.state is ServerState.READY:
                 await self._rotation.take_out(self._server)  # it forgot between the two answers
             elif cut:
                 return  # clients with a sticky cookie may come back to it
+            elif loop.time() >= deadline and sessions is None:
+                await self._ports.journal.note(
+                    f"{self._name}: {self._policy.drain_timeout:g} s (drain_timeout) are over; "
+                    "the balancer does not count its open sessions.",
+                    self._name,
+                )
+                return
             elif loop.time() >= deadline:
                 await self._ports.journal.note(
                     f"{self._name}: {sessions} sessions still open after "
@@ -184,7 +191,7 @@ class Change:
                 await self._rotation.cut(self._server)
                 cut = True
                 continue
-            if sessions != told:
+            if sessions is not None and sessions != told:
                 told = sessions
                 await self._ports.journal.sessions(self._name, sessions)
             soon = max(SESSIONS_FIRST, SESSIONS_GROWTH * (loop.time() - since))
@@ -200,14 +207,14 @@ class Change:
             f"{self._name} is drained; updating to {self._version}.",
             touched=not self._back,
         )
-        driver, instance, version = self._ports.driver, self._instance, self._version
-        left = self._ports.lease.left
+        instance, version, left = self._instance, self._version, self._ports.lease.left
+        give = self._ports.driver.roll_back if self._back else self._ports.driver.update
         try:
             await run_driver(
                 self._ports,
                 self._name,
                 self._policy.update_timeout,
-                lambda output: driver.update(instance, version, output, left),
+                lambda output: give(instance, version, output, left),
             )
         except TimeoutError:
             why = f"the update took longer than {self._policy.update_timeout:g} s (update_timeout)"
@@ -219,8 +226,11 @@ class Change:
         runs = f"it reports {answer.version}" if answer.version else "it reports no version"
         raise HeldOut(f"{why}; {runs}")
 
-    async def _verify(self) -> str:
-        """Probe until the instance has passed, as the policy asks; return how, in words."""
+    async def _verify(self) -> tuple[str, str]:
+        """Probe until the instance has passed, as the policy asks.
+
+        Returns how, in words, and the digest of what it runs, where somebody can tell.
+        """
         checks = self._policy.verify_version and self._ports.probe.reports_version
         wanted = self._version if checks else None
         since = self._ports.clock.now()
@@ -241,14 +251,14 @@ class Change:
             verdict = verdicts.health(answers, since, self._ports.clock.now(), self._policy)
             match verdict:
                 case verdicts.Healthy(reason):
-                    return reason
+                    return reason, answer.digest
                 case verdicts.Unhealthy(reason):
                     raise HeldOut(reason)
                 case verdicts.AskAgain(seconds):
                     await asyncio.sleep(seconds)
                     heard = await self._ports.probe.ask(self._instance)
 
-    async def _put_back(self, reason: str) -> None:
+    async def _put_back(self, reason: str, digest: str) -> None:
         """Return into rotation, confirmed by the balancer, the weight ramped if asked for."""
         ramp = self._policy.slow_start if self._weight else 0
         first = 1 if ramp else self._weight
@@ -269,6 +279,7 @@ class Change:
             status,
             f"{self._name} {does} {self._version}: {reason}.",
             version=self._version,
+            digest=digest,
             soon=True,
         )
 

@@ -39,6 +39,8 @@ BALANCER_INTERVAL = 0.5  # seconds between two looks whether the balancer forgot
 TRAFFIC_INTERVAL = 1.0  # seconds between two records of what clients got
 PARKED_FROM = 5.0  # seconds; for a longer wait the worker is given back
 PREPARED_AT_ONCE = 20  # instances
+PREFLIGHT_TIMEOUT = 20.0  # seconds for what a driver looks at on one instance
+FINISH_TIMEOUT = 30.0  # seconds for what a driver lets go of on one instance
 
 Tasks = dict[str, asyncio.Task[None]]
 
@@ -177,6 +179,12 @@ class Engine:
                 f"Nothing was touched: the balancer did not answer ({error}).",
             )
             return
+        if (missing := await self._missed_before(rollout)) is None:
+            return
+        if missing:
+            words = f"Nothing was touched: {planning.names(missing, 3)}."
+            await self._journal.move(DeploymentStatus.FAILED, words)
+            return
         servers = [target.instance.server for target in rollout.targets]
         servers += [name for step in rollout.plan if isinstance(step, Shift) for name in step.old]
         if missing := [one for one in dict.fromkeys(servers) if one not in report.servers]:
@@ -192,6 +200,32 @@ class Engine:
         if unhealthy:
             names = planning.names(sorted(unhealthy))
             await self._journal.note(f"Unhealthy before the start, counted as out: {names}.")
+
+    async def _missed_before(self, rollout: Rollout) -> list[str] | None:
+        """Return what the drivers miss on the instances; None where a wish comes between."""
+        if not rollout.policy.preflight:
+            return []
+        places = asyncio.Semaphore(PREPARED_AT_ONCE)
+        driver = self._ports.driver
+
+        async def ask(target: Target) -> list[str]:
+            name = target.instance.name
+            try:
+                async with places, asyncio.timeout(PREFLIGHT_TIMEOUT):
+                    ticks = await driver.preflight(target.instance, target.old_version)
+            except TimeoutError:
+                return [f"{name}: no answer within {PREFLIGHT_TIMEOUT:g} s"]
+            return [f"{name}: not {tick.what}: {tick.detail}" for tick in ticks if tick.ok is False]
+
+        asking = asyncio.gather(*(ask(target) for target in rollout.targets))
+        try:
+            while not asking.done():
+                await asyncio.wait({asking}, timeout=WATCH_INTERVAL)
+                if not asking.done() and await self._going_on() is None:
+                    return None
+        finally:
+            await _end([asking])
+        return [words for missed in asking.result() for words in missed]
 
     async def _take(self, rollout: Rollout, cursor: int, step: Step) -> None:
         match step:
@@ -413,11 +447,34 @@ class Engine:
                 self._rotation.want_out(target.instance.server)
         await _end(self._following)  # what it is telling the balancer is told by the last look
         await self._look_last()
+        await self._let_go(rollout)
         try:
             await self._journal.move(status, reason)
         except Interrupted:
             self._follow()
             raise
+
+    async def _let_go(self, rollout: Rollout) -> None:
+        """Have the driver let go of what it kept for the way back of those that need none."""
+        places = asyncio.Semaphore(PREPARED_AT_ONCE)
+        driver, left = self._ports.driver, self._ports.lease.left
+
+        async def finish(target: Target) -> None:
+            name = target.instance.name
+            try:
+                async with places:
+                    await run_driver(
+                        self._ports,
+                        name,
+                        FINISH_TIMEOUT,
+                        lambda output: driver.finish(target.instance, output, left),
+                    )
+            except (DriverError, TimeoutError, CutShort) as error:
+                why = str(error) or f"not done within {FINISH_TIMEOUT:g} s"
+                await self._journal.note(f"{name}: what was kept for the way back is left: {why}.")
+
+        well = [one for one in rollout.targets if one.touched and one.status in SERVING]
+        await asyncio.gather(*(finish(target) for target in well))
 
     def _follow(self) -> None:
         self._following = [asyncio.create_task(self._follow_balancer())]
@@ -455,7 +512,7 @@ class Engine:
             await self._journal.traffic(await persist(self._look))
 
 
-async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+async def _end(tasks: Iterable[asyncio.Future[Any]]) -> None:
     """Cancel what still runs, and wait until it has ended what it began."""
     running = list(tasks)
     for task in running:

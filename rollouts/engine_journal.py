@@ -175,15 +175,21 @@ class DjangoJournal:
         error: str = "",
         touched: bool = False,
         version: str | None = None,
+        digest: str = "",
         soon: bool = False,
     ) -> None:
         def write(entry: Entry) -> None:
             rows = self._held()
-            target = move_target(entry.deployment, rows.targets[name], status, error, touched)
-            if version is not None and target.instance_id is not None:
-                Instance.objects.filter(pk=target.instance_id).update(
-                    version=version, version_at=target.updated_at
+            target = rows.targets[name]
+            target.digest = digest or target.digest
+            move_target(entry.deployment, target, status, error, touched)
+            instance = Instance.objects.filter(targets=target)
+            if version is not None:
+                instance.update(
+                    version=version, version_at=target.updated_at, digest=digest, held_out=""
                 )
+            elif status is TargetStatus.FAILED:
+                instance.update(held_out=error)
             patch = {
                 "targets": [target_fields(target)],
                 "progress": progress(rows.targets.values()),

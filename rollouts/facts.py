@@ -39,7 +39,30 @@ class Answer:
     code: int | None = None  # the HTTP status, where one came
     latency_ms: float | None = None
     version: str | None = None  # what the instance says it runs; None where not asked
+    digest: str = ""  # of exactly what it runs, where somebody can tell
     error: str = ""
+
+
+@dataclass(frozen=True)
+class Running:
+    """What an instance runs, as its driver tells: `digest` names exactly what was built."""
+
+    version: str | None = None
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """One thing that was looked at before a deployment.
+
+    `what` names it in a few words ("host reachable"), `detail` says what was found and, where it
+    does not hold, what to do. `ok` is None for what could not be told, which keeps nobody from
+    deploying.
+    """
+
+    what: str
+    ok: bool | None
+    detail: str = ""
 
 
 FULL_WEIGHT = 100  # of a server whose configuration says 0, as that of an idle slot does
@@ -57,7 +80,8 @@ class ServerState(StrEnum):
 class Server:
     """The balancer's own answer about one server, over all addresses of the balancer.
 
-    `sessions` are added up; `state` and `up` are the worst of all. `weight` is that of now,
+    `sessions` are added up, and None where the balancer can't count them; `state` and `up` are
+    the worst of all. `weight` is that of now,
     `configured` what the balancer's configuration says, both from 0 to 256. Counters run since
     the balancer's start and are None where it does not count: `answers` (of any status, and
     tries that got none) and `errors` (of these: 500 to 599, and tries that got none, so that a
@@ -68,7 +92,7 @@ class Server:
     name: str
     state: ServerState
     up: bool
-    sessions: int
+    sessions: int | None
     weight: int
     configured: int = 100
     answers: int | None = None
@@ -282,6 +306,12 @@ class Rollout:
     wish_by: str = ""
     reason: str = ""
     judgement: Judgement = Judgement(Finding.OFF)
+    others: tuple[Instance, ...] = ()  # of the same fleet, left as they are: they count as out too
+
+    @property
+    def size(self) -> int:
+        """Return how many instances the fleet has, which percentages refer to."""
+        return len(self.targets) + len(self.others)
 
     @property
     def going_back(self) -> bool:

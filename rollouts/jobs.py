@@ -8,7 +8,9 @@ import logging
 import secrets
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import django_rq
@@ -17,14 +19,16 @@ from django.conf import settings
 from redis.exceptions import RedisError
 
 from rollouts import balancers, drivers, journal, ownership
+from rollouts.adapters import Surroundings
 from rollouts.engine import Engine
 from rollouts.engine_journal import DjangoJournal
 from rollouts.facts import Instance
+from rollouts.hostkeys import ConfirmedHosts
 from rollouts.lease import Lease
 from rollouts.models import Deployment, Service
 from rollouts.policy import Policy, parse, stored
-from rollouts.ports import LeaseLost, Ports
-from rollouts.probes import HttpProbe, refuse_host, version_source
+from rollouts.ports import Balancer, Driver, LeaseLost, Ports, Probe
+from rollouts.probes import HttpProbe, WithDriver, refuse_host, version_source
 
 log = logging.getLogger(__name__)
 
@@ -41,29 +45,54 @@ class WallClock:
 
 
 def adapters_of(service: Service) -> dict[str, Any]:
-    """Return the settings of the adapters of `service`, to be frozen with a deployment."""
+    """Return what the adapters of `service` are made of, to be frozen with a deployment."""
     return {
         "driver": service.driver,
         "balancer": service.balancer,
         "version_source": service.version_source,
+        "instances": [asdict(one.fact()) for one in service.instances.filter(active=True)],
     }
 
 
-def probe_of(adapters: Mapping[str, Any], policy: Policy) -> HttpProbe:
-    """Return the probe that frozen settings describe; it is an async context manager."""
+@dataclass(frozen=True)
+class Adapters:
+    """What stands between the engine and the real world, for one event loop."""
+
+    driver: Driver
+    balancer: Balancer
+    probe: Probe
+
+
+@asynccontextmanager
+async def adapters_for(
+    frozen: Mapping[str, Any], policy: Policy, deployment_id: str = ""
+) -> AsyncIterator[Adapters]:
+    """Yield the adapters that `frozen` describes, as `adapters_of` returned it."""
+    around = Surroundings(
+        instances=tuple(Instance(**one) for one in frozen.get("instances", ())),
+        known_hosts=ConfirmedHosts(),
+        deployment=deployment_id,
+    )
+    async with AsyncExitStack() as stack:
+        driver = drivers.make(frozen["driver"], around)
+        stack.push_async_callback(driver.aclose)
+        balancer = balancers.make(frozen["balancer"], around)
+        stack.push_async_callback(balancer.aclose)
+        probe = await stack.enter_async_context(_http_probe(frozen["version_source"], policy))
+        yield Adapters(driver, balancer, WithDriver(probe, driver, policy.health_check_timeout))
+
+
+def _http_probe(source: Mapping[str, Any], policy: Policy) -> HttpProbe:
     networks = settings.INSTANCE_NETWORKS
     return HttpProbe(
-        version_source(adapters["version_source"]),
-        policy,
-        time.time,
-        lambda address: refuse_host(address, networks),
+        version_source(source), policy, time.time, lambda address: refuse_host(address, networks)
     )
 
 
 async def warm_up() -> None:
     """Load what the first probe and the first connection of a process would load, some 0.2 s."""
     nobody = Instance("nobody", "127.0.0.1", 9, "nobody")  # discard: nothing listens there
-    async with probe_of({"version_source": {}}, parse()) as probe:
+    async with _http_probe({}, parse()) as probe:
         await probe.ask(nobody)
 
 
@@ -127,14 +156,13 @@ async def _drive_while_mine(claimed: ownership.Claim) -> None:
     """Run the engine as long as the lease is kept; raise LeaseLost when it is not."""
     deployment = await Deployment.objects.aget(pk=claimed.deployment_id)
     policy = stored(deployment.policy)
-    adapters = deployment.adapters
     lease = Lease(claimed.deployment_id, claimed.asked_at)
-    async with probe_of(adapters, policy) as probe:
+    async with adapters_for(deployment.adapters, policy, deployment.id) as adapters:
         ports = Ports(
             journal=DjangoJournal(claimed, lease),
-            balancer=balancers.make(adapters["balancer"]),
-            driver=drivers.make(adapters["driver"]),
-            probe=probe,
+            balancer=adapters.balancer,
+            driver=adapters.driver,
+            probe=adapters.probe,
             clock=WallClock(),
             lease=lease,
         )

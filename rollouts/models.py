@@ -164,6 +164,15 @@ class Instance(models.Model):
         max_length=128, blank=True, editable=False, help_text="The version last verified on it."
     )
     version_at = models.DateTimeField(null=True, editable=False)
+    digest = models.CharField(
+        max_length=128, blank=True, editable=False, help_text="Of exactly what was verified on it."
+    )
+    held_out = models.TextField(
+        blank=True, editable=False, help_text="Why a deployment left it out of rotation."
+    )
+    seen = models.JSONField(
+        default=dict, blank=True, editable=False, help_text="What the last look from afar found."
+    )
 
     class Meta:
         ordering = ["service", "name"]
@@ -202,6 +211,27 @@ class Instance(models.Model):
         )
 
 
+class HostKey(models.Model):
+    """A key that a host's sshd showed; trusted once a person has confirmed it."""
+
+    host = models.CharField(max_length=253)
+    port = models.PositiveIntegerField(default=22)
+    key = models.TextField(help_text="Its type and the key in base64.")
+    fingerprint = models.CharField(max_length=80, help_text="As `ssh-keygen -lf` shows it.")
+    met_at = models.DateTimeField(default=timezone.now)
+    confirmed_at = models.DateTimeField(null=True, blank=True)
+    confirmed_by = models.CharField(max_length=150, blank=True)
+
+    class Meta:
+        ordering = ["host", "port", "fingerprint"]
+        constraints = [
+            models.UniqueConstraint(fields=["host", "port", "fingerprint"], name="host_key_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port} {self.fingerprint}"
+
+
 class Deployment(models.Model):
     """One change of a service to a version: a stored plan, a status, a list of events."""
 
@@ -216,7 +246,8 @@ class Deployment(models.Model):
     reason = models.TextField(blank=True, help_text="Why it is as it is, in a sentence.")
     policy = models.JSONField()
     adapters = models.JSONField(
-        default=dict, help_text="Driver, balancer and version source as they were at the start."
+        default=dict,
+        help_text="Driver, balancer, version source and instances as they were at the start.",
     )
     plan = models.JSONField()
     way_back = models.JSONField(null=True)
@@ -316,6 +347,7 @@ class Target(models.Model):
     )
     old_version = models.CharField(max_length=128, blank=True)
     new_version = models.CharField(max_length=128)
+    digest = models.CharField(max_length=128, blank=True)
     touched = models.BooleanField(default=False, help_text="An update to the new version began.")
     returning = models.BooleanField(default=False, help_text="Its way back began.")
     error = models.TextField(blank=True)

@@ -31,7 +31,7 @@ class Knob:
     """One key of a policy; `check` returns the value or raises ValueError with what is right."""
 
     key: str
-    kind: str  # "number", "integer", "amount", "switch", "path", "choice", "steps" or "analysis"
+    kind: str  # number, integer, amount, switch, path, choice, names, steps or analysis
     unit: str
     default: Value
     help: str
@@ -101,6 +101,20 @@ def _path(key: str, default: str, text: str) -> Knob:
         return value
 
     return Knob(key, "path", "", default, text, check)
+
+
+def _names(key: str, text: str) -> Knob:
+    shape = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+
+    def check(value: Any) -> Value:
+        named = isinstance(value, list) and len(value) <= MOST_STEPS
+        if not named or not all(isinstance(one, str) and shape.fullmatch(one) for one in value):
+            raise ValueError(f'must be a list of names such as ["a", "b"], of at most {MOST_STEPS}')
+        if twice := sorted({one for one in value if value.count(one) > 1}):
+            raise ValueError(f"names twice: {', '.join(twice)}")
+        return value
+
+    return Knob(key, "names", "", [], text, check)
 
 
 def _choice(key: str, default: str, choices: tuple[str, ...], text: str) -> Knob:
@@ -239,6 +253,20 @@ KNOBS: tuple[Knob, ...] = (
         "Instances out of rotation at any instant, those already out before the start included.",
     ),
     _number("batch_pause", 10, 0, DAY, "Wait between batches.", main=True),
+    _switch("by_zone", False, "Zone after zone: never are instances of two zones touched at once."),
+    _names(
+        "zone_order",
+        "With by_zone: these zones first, in this order; then the others by name, and at the end "
+        "the instances without a zone.",
+    ),
+    _number(
+        "zone_bake",
+        60,
+        0,
+        7 * DAY,
+        "With by_zone: how long the traffic is watched before the next zone; "
+        "0: no longer than between batches.",
+    ),
     _number(
         "drain_timeout",
         30,
@@ -288,6 +316,11 @@ KNOBS: tuple[Knob, ...] = (
     ),
     _number("slow_start", 0, 0, HOUR, "Ramp of the weight once it is back in rotation."),
     _switch(
+        "preflight",
+        True,
+        "Look first whether hosts, keys and old versions are there; where not, touch nothing.",
+    ),
+    _switch(
         "allow_downtime", False, "Allow a service with a single instance to be down meanwhile."
     ),
     _switch(
@@ -311,6 +344,9 @@ class Policy:
     batch_size: Amount
     max_unavailable: Amount
     batch_pause: float
+    by_zone: bool
+    zone_order: list[str]
+    zone_bake: float
     drain_timeout: float
     update_timeout: float
     health_check_path: str
@@ -324,6 +360,7 @@ class Policy:
     rollback_threshold: float
     verify_version: bool
     slow_start: float
+    preflight: bool
     allow_downtime: bool
     allow_same_version: bool
 

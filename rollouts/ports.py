@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rollouts.facts import Answer, BalancerReport, Instance, Rollout, Step, Wish
+from rollouts.facts import Answer, BalancerReport, Instance, Rollout, Running, Step, Tick, Wish
 from rollouts.states import DeploymentStatus, TargetStatus
 
 
@@ -33,7 +33,10 @@ class Interrupted(Exception):
 
 
 class Balancer(Protocol):
-    """Steers traffic. Each call is bounded to some 2 s and verified by reading back."""
+    """Steers traffic. Each call is bounded to some 2 s and verified by reading back.
+
+    What one object was told another has to find: all is asked of the balancer itself.
+    """
 
     async def report(self) -> BalancerReport:
         """Return every server of the backend; raise BalancerError."""
@@ -58,6 +61,9 @@ class Balancer(Protocol):
         """End the open sessions of `server`."""
         ...
 
+    async def aclose(self) -> None:
+        """Give back what was held open; the object is not used after that."""
+
 
 class Driver(Protocol):
     """Gives an instance a version. `output` takes text for the deployment's log.
@@ -65,6 +71,9 @@ class Driver(Protocol):
     `left` tells for how many seconds the caller is sure to own the deployment, again and again
     as it is asked. What a driver began must not outlive the last word that it got: when the
     caller is stopped or gone without a word, a successor may begin the same update anew.
+
+    `prepare` and `update` are what every driver has; the rest is for those that subclass this
+    and can do more than what stands here.
     """
 
     async def prepare(
@@ -86,6 +95,52 @@ class Driver(Protocol):
     ) -> None:
         """Make `instance` run `version`; return when that was done, raise DriverError if not."""
         ...
+
+    async def roll_back(
+        self,
+        instance: Instance,
+        version: str,
+        output: Callable[[str], None],
+        left: Callable[[], float],
+    ) -> None:
+        """Make `instance` run `version`, its old one, again; where not said otherwise an update."""
+        await self.update(instance, version, output, left)
+
+    async def finish(
+        self,
+        instance: Instance,
+        output: Callable[[str], None],
+        left: Callable[[], float],
+    ) -> None:
+        """Let go of what was kept for the way back: the deployment is at its end.
+
+        Safe to repeat, and where there is nothing; raises DriverError, which is told and changes
+        nothing else.
+        """
+
+    @property
+    def reports_version(self) -> bool:
+        """Whether `running` tells what an instance runs."""
+        return False
+
+    async def running(self, instance: Instance) -> Running:
+        """Return what `instance` runs, asked of whoever keeps it; raise DriverError.
+
+        It is asked where the service does not say how an instance reports its version itself.
+        """
+        return Running()
+
+    async def preflight(self, instance: Instance, old_version: str) -> Sequence[Tick]:
+        """Return what must hold on the instance's side before a deployment, each with its answer.
+
+        Such as that its host can be reached, that the keys are right, and that `old_version` is
+        there for the way back ("" where it is not known). Changes nothing, never raises for
+        what it finds, and is bounded to some 10 s.
+        """
+        return ()
+
+    async def aclose(self) -> None:
+        """Give back what was held open; the object is not used after that."""
 
 
 class Probe(Protocol):
@@ -181,9 +236,12 @@ class Journal(Protocol):
         error: str = "",
         touched: bool = False,
         version: str | None = None,
+        digest: str = "",
         soon: bool = False,
     ) -> None:
         """Move one target; `version` is what was verified on the instance, if anything was.
+
+        `digest` names exactly what that is, where somebody could tell.
 
         Raises Interrupted where it would go on toward the new version though a person asked for
         the end.

@@ -11,7 +11,7 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any
@@ -21,6 +21,7 @@ import httpx
 from rollouts.adapters import SettingsError, wrong_keys
 from rollouts.facts import Answer, Instance
 from rollouts.policy import BY_KEY, Policy
+from rollouts.ports import Driver, DriverError, Probe
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -329,3 +330,35 @@ def _innermost(error: BaseException) -> BaseException:
 def _shown(text: str) -> str:
     """Return what an instance said as one short printable piece."""
     return "".join(each if each.isprintable() else "?" for each in text[:MAX_SHOWN])
+
+
+class WithDriver:
+    """A probe that also has the driver say what an instance runs, where the driver can tell.
+
+    What the instance says itself, where the service says how, goes before.
+    """
+
+    def __init__(self, probe: Probe, driver: Driver, timeout: float) -> None:
+        self._probe = probe
+        self._driver = driver
+        self._timeout = timeout
+
+    @property
+    def reports_version(self) -> bool:
+        """Whether the instance or its driver says what it runs."""
+        return self._probe.reports_version or self._driver.reports_version
+
+    async def ask(self, instance: Instance) -> Answer:
+        """Return what `instance` answers; of one that is well the driver is asked too."""
+        answer = await self._probe.ask(instance)
+        if not answer.ok or not self._driver.reports_version:
+            return answer
+        try:
+            async with asyncio.timeout(self._timeout):
+                running = await self._driver.running(instance)
+        except DriverError as error:
+            return replace(answer, error=str(error))
+        except TimeoutError:
+            return replace(answer, error=f"the driver did not answer within {self._timeout:g} s")
+        version = answer.version if self._probe.reports_version else running.version
+        return replace(answer, version=version, digest=running.digest)

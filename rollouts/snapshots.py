@@ -81,6 +81,7 @@ def target_fields(target: Target) -> Json:
         "status": target.status,
         "old_version": target.old_version,
         "new_version": target.new_version,
+        "digest": target.digest,
         "touched": target.touched,
         "error": target.error,
         "sessions": target.sessions,

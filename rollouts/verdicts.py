@@ -1,7 +1,7 @@
 """Pure: what is known and the time to a decision that carries its reason."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rollouts import planning, strategies, weights
 from rollouts.facts import (
@@ -62,14 +62,8 @@ def judge(answer: Answer, wanted: str | None) -> Answer:
     if not answer.ok or wanted is None or answer.version == wanted:
         return answer
     said = f"reports {answer.version}" if answer.version else "reports no version"
-    return Answer(
-        answer.at,
-        ok=False,
-        code=answer.code,
-        latency_ms=answer.latency_ms,
-        version=answer.version,
-        error=f"{said} instead of {wanted}",
-    )
+    why = f" ({answer.error})" if answer.error else ""
+    return replace(answer, ok=False, error=f"{said} instead of {wanted}{why}")
 
 
 def health(

@@ -1,16 +1,22 @@
-"""Balancers by kind. To add one: a module with a class that implements ports.Balancer, and a row.
+"""Balancers by kind.
 
-A maker takes the settings of a service, does no I/O and raises SettingsError with all that
-is wrong about them.
+To add one: a module with a class that implements ports.Balancer, and a row in KINDS; or, in a
+package of its own, an entry point of the group `lockgate.balancers`, named as the kind, that is
+the maker.
+
+A maker takes the settings of a service and what surrounds them, does no I/O and raises
+SettingsError with all that is wrong about them.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from rollouts import adapters
+from rollouts.adapters import NOWHERE, Surroundings
 from rollouts.balancers.haproxy import HAProxy
 from rollouts.ports import Balancer
 
+GROUP = "lockgate.balancers"
 KINDS: Mapping[str, adapters.Maker[Balancer]] = {"haproxy": HAProxy.from_settings}
 
 
@@ -19,6 +25,6 @@ def check(raw: Mapping[str, Any]) -> None:
     make(raw)
 
 
-def make(raw: Mapping[str, Any]) -> Balancer:
+def make(raw: Mapping[str, Any], surroundings: Surroundings = NOWHERE) -> Balancer:
     """Return the balancer that the settings `raw` describe; raise SettingsError."""
-    return adapters.make(KINDS, raw)
+    return adapters.make(KINDS, GROUP, raw, surroundings)

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from rollouts.adapters import SettingsError, wrong_keys
+from rollouts.adapters import SettingsError, Surroundings, wrong_keys
 from rollouts.balancers.haproxy_replies import (
     ReplyError,
     Row,
@@ -28,7 +28,7 @@ from rollouts.balancers.haproxy_replies import (
     told,
 )
 from rollouts.facts import BalancerReport, ServerState
-from rollouts.ports import BalancerError, BalancerUnreachable
+from rollouts.ports import Balancer, BalancerError, BalancerUnreachable
 
 T = TypeVar("T")
 
@@ -101,7 +101,7 @@ def _addresses(raw: Any) -> tuple[Address, ...]:
     return addresses
 
 
-class HAProxy:
+class HAProxy(Balancer):
     """A backend of one HAProxy or of several that serve the same instances.
 
     For one event loop.
@@ -113,7 +113,7 @@ class HAProxy:
         self._turns = {address: asyncio.Semaphore(CONNECTIONS) for address in self._addresses}
 
     @classmethod
-    def from_settings(cls, raw: Mapping[str, Any]) -> "HAProxy":
+    def from_settings(cls, raw: Mapping[str, Any], surroundings: Surroundings) -> "HAProxy":
         """Return the balancer of `{kind, addresses, backend}`; raise SettingsError."""
         errors = wrong_keys(raw, required=("kind", "addresses", "backend"))
         addresses: tuple[Address, ...] = ()

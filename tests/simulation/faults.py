@@ -215,7 +215,7 @@ def _swap() -> World:
 ROLLING: Mapping[str, Fleet] = {
     "one": lambda: World(1, allow_downtime=True, update_timeout=25, health_check_timeout=2),
     "two": lambda: World(2, batch_size=1),
-    "three": lambda: World(3, batch_size=1, max_unavailable=1),
+    "three": lambda: World(3, batch_size=1, max_unavailable=1, preflight=True),
     "five": lambda: World(5),
     "parks": lambda: World(2, batch_size=1, batch_pause=60),
     "ramps": lambda: World(2, batch_size=1, slow_start=2),

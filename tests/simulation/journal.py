@@ -163,6 +163,7 @@ class StoredJournal:
         error: str = "",
         touched: bool = False,
         version: str | None = None,
+        digest: str = "",
         soon: bool = False,
     ) -> None:
         def change(rollout: Rollout) -> Rollout:

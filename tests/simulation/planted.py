@@ -36,8 +36,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "change",
         "long updates",
         (
-            "lambda output: driver.update(instance, version, output, left)",
-            "lambda output: driver.update(instance, version, output, lambda: 60.0)",
+            "lambda output: give(instance, version, output, left)",
+            "lambda output: give(instance, version, output, lambda: 60.0)",
         ),
         ("(spare := ports.lease.left() - DRIVER_ENDS_BELOW) > 0", "(spare := 60.0) > 0"),
     ),
@@ -101,7 +101,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "updates with sessions open",
         "change",
         "stubborn sessions",
-        ("is ServerState.READY or server.sessions > 0:", "is ServerState.READY:"),
+        ("is ServerState.READY or server.sessions != 0:", "is ServerState.READY:"),
     ),
     _mutant(
         "never cuts a session",

@@ -1,13 +1,13 @@
 """An owner of the deployment: the engine's ports as one process has them, and what goes wrong."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from rollouts import lease
 from rollouts.engine import Engine
-from rollouts.facts import Answer, BalancerReport, Instance, ServerState, Wish
+from rollouts.facts import Answer, BalancerReport, Instance, Running, ServerState, Tick, Wish
 from rollouts.lease import Lease
 from rollouts.ports import BalancerError, BalancerUnreachable, DriverError, LeaseLost, Ports
 from rollouts.rotation import BALANCER_DEADLINE
@@ -33,7 +33,13 @@ class Fault:
 
 BALANCER = (Fault("fail"), Fault("lost"), Fault("hang"), Fault("slow", 2.5))
 BALANCER_CALLS = frozenset({"report", "drain", "ready", "weight", "cut"})
-WORLD_CALLS = BALANCER_CALLS | {"prepare", "update", "ask"}  # the others go to the database
+WORLD_CALLS = BALANCER_CALLS | {
+    "preflight",
+    "prepare",
+    "update",
+    "finish",
+    "ask",
+}  # the others go to the database
 LATER = " later"  # after the call, and after what comes at once after it
 
 
@@ -178,7 +184,8 @@ class Process:
                 await asyncio.sleep(self.world.policy.health_check_timeout)
                 await self._fail(what)
             case "hang" if what.split()[0] in WORLD_CALLS:
-                self.world.driver_failed |= what.startswith(("update", "prepare"))
+                failing = ("update", "prepare", "preflight")
+                self.world.driver_failed |= what.startswith(failing)
                 await asyncio.sleep(10_000)
             case "database_away":
                 self.slow_until = self.now() + fault.seconds
@@ -188,6 +195,8 @@ class Process:
         match what.split()[0]:
             case "update" | "prepare":
                 self.world.driver_failed = True
+                raise DriverError("exit status 1: injected")
+            case "finish":
                 raise DriverError("exit status 1: injected")
             case "ask":
                 self.world.bad_answers += 1
@@ -330,6 +339,29 @@ class Process:
             world.effect(f"update {instance.name} {version}")
 
         await self.call(f"update {instance.name} {version}", act)
+
+    roll_back = update
+
+    async def finish(
+        self, instance: Instance, output: Callable[[str], None], left: Callable[[], float]
+    ) -> None:
+        async def act() -> None:
+            self.world.checks.owner(self, f"finish {instance.name}")
+            self.world.effect(f"finish {instance.name}")
+
+        await self.call(f"finish {instance.name}", act)
+
+    async def running(self, instance: Instance) -> Running:
+        return Running()
+
+    async def preflight(self, instance: Instance, old_version: str) -> Sequence[Tick]:
+        async def act() -> Sequence[Tick]:
+            return ()
+
+        return await self.call(f"preflight {instance.name}", act)
+
+    async def aclose(self) -> None:
+        return None
 
     async def _leashed(self, seconds: float, left: Callable[[], float]) -> None:
         """Take so long, unless the process dies or its lease runs out: then end half way."""

@@ -71,7 +71,13 @@ class World(Fleet):
         super().__init__(count, slots, weights)
         self.slots, self.swaps = slots, swaps
         strategy = "blue_green" if slots else policy.get("strategy", "rolling")
-        short = {"batch_pause": 0, "health_check_interval": 0.5, "update_timeout": 60}
+        # The look before the start is the same for all: one fleet has it, and its faults.
+        short = {
+            "batch_pause": 0,
+            "health_check_interval": 0.5,
+            "update_timeout": 60,
+            "preflight": False,
+        }
         judging = {"enabled": strategy != "rolling"}
         self.policy = parse(
             {**short, "strategy": strategy, "analysis": judging, **policy}, total=count
