@@ -3,8 +3,10 @@
 What concerns shares of the traffic and slots (S10, S11) is in `shares`.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from rollouts import verdicts
 from rollouts.facts import Target
 from rollouts.states import IN_FLIGHT, TERMINAL, DeploymentStatus, TargetStatus
 from rollouts.strategies import limit_of
@@ -57,6 +59,15 @@ class Checks:
         gone = sum(not m.meant_to_serve or not world.well(m) for m in others) + 1
         limit = limit_of(world.policy, len(world.rollout.targets))
         self.that(gone <= limit, f"S1: {machine.name} is drained as number {gone} of {limit}")
+
+    def finish(self, machine: Machine) -> None:
+        """What is kept for the way back is needed until nothing is left to do."""
+        rollout = self._world.rollout
+        ending = rollout.wish is not None and rollout.wish.ends
+        # Another wish comes too late at the end.
+        decision = verdicts.decide(replace(rollout, wish=None), self._world.now())
+        over = isinstance(decision, verdicts.Finish)
+        self.that(over or ending, f"S9: the way back of {machine.name} is let go of too early")
 
     def update(self, machine: Machine, version: str) -> None:
         name = machine.name

@@ -103,6 +103,13 @@ def _stubborn() -> World:
     return world
 
 
+def _uncounted() -> World:
+    world = World(1, allow_downtime=True, drain_timeout=2)
+    world.counts_sessions = False
+    world.machines["web-01"].sessions = 1
+    return world
+
+
 def _mixed() -> World:
     world = World(3, batch_size=1)
     world.machines["web-02"].runs = "v0"
@@ -227,6 +234,7 @@ ROLLING: Mapping[str, Fleet] = {
     "bad in the end": _bad_in_the_end,
     "sick before": _sick_before,
     "stubborn sessions": _stubborn,
+    "uncounted sessions": _uncounted,
     "mixed": _mixed,
     "old version sick": _old_version_sick,
     "lying driver": _lying_driver,

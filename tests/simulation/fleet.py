@@ -48,6 +48,9 @@ class Machine:
     lost_at: float = 0.0
     cut: bool = False
 
+    def end_sessions(self) -> None:
+        self.sessions = 0
+
     @property
     def out(self) -> bool:
         return self.state is not ServerState.READY
@@ -93,6 +96,7 @@ class Fleet:
         self.stubborn: set[str] = set()  # whose sessions never end
         self.driver_fails: set[tuple[str, str]] = set()
         self.driver_hangs: set[str] = set()
+        self.counts_sessions = True
         self.driver_lies: set[str] = set()  # says that it gave a version, and did nothing
         self.prepare_fails: set[str] = set()
         self.update_seconds = 1.0
@@ -133,7 +137,7 @@ class Fleet:
                 one.name,
                 one.state,
                 one.up,
-                one.sessions,
+                one.sessions if self.counts_sessions else None,
                 one.weight,
                 one.configured,
                 int(one.answers),

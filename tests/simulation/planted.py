@@ -104,6 +104,22 @@ MUTANTS: tuple[Mutant, ...] = (
         ("is ServerState.READY or server.sessions != 0:", "is ServerState.READY:"),
     ),
     _mutant(
+        "takes sessions that nobody counts for none",
+        "change",
+        "uncounted sessions",
+        ("or server.sessions != 0:", "or server.sessions:"),
+    ),
+    _mutant(
+        "lets go of the way back before the end",
+        "engine",
+        "two",
+        (
+            "                    await self._journal.step(cursor + 1, None, _batch_words(",
+            "                    await self._let_go(rollout)\n"
+            "                    await self._journal.step(cursor + 1, None, _batch_words(",
+        ),
+    ),
+    _mutant(
         "never cuts a session",
         "change",
         "stubborn sessions",

@@ -246,7 +246,10 @@ class Process:
             self.world.shares.drain(machine, self.seen)
             machine.state = ServerState.DRAIN
             machine.forgotten_at = None
-            if server not in self.world.stubborn:
+            if not self.world.counts_sessions:
+                nearly = 0.9 * self.world.policy.drain_timeout
+                asyncio.get_running_loop().call_later(nearly, machine.end_sessions)
+            elif server not in self.world.stubborn:
                 machine.sessions = 0
             machine.recalled = False
             self.world.steered(f"drain {server}")
@@ -347,6 +350,7 @@ class Process:
     ) -> None:
         async def act() -> None:
             self.world.checks.owner(self, f"finish {instance.name}")
+            self.world.checks.finish(self.world.machines[instance.name])
             self.world.effect(f"finish {instance.name}")
 
         await self.call(f"finish {instance.name}", act)
