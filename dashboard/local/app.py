@@ -1,7 +1,7 @@
 """The application of the demo fleet: it says its version, and shows the trouble that it names.
 
 The standard library alone, and little of it: an instance is started at every update.
-`app.py --name web-01 --port 20001 --version-file FILE [--balancer URL]`
+`app.py --name web-01 [--host 127.0.0.1] --port 20001 --version-file FILE [--balancer URL]`
 
 A version that ends in one of these shows trouble: `-unhealthy` (/health answers 500), `-crash`
 (ends at start), `-slow` (3 s to start), `-hang` (/health never answers), `-liar` (reports
@@ -25,6 +25,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from itertools import count
 
+LOOPBACK = "127.0.0.1"
 SLOW_START = 3.0  # seconds
 SLUGGISH = 0.3  # seconds
 STICKY = 20.0  # seconds that the long request outlives the begin of a drain
@@ -170,10 +171,10 @@ class Server(socketserver.ThreadingTCPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, port: int, app: App) -> None:
+    def __init__(self, port: int, app: App, host: str = LOOPBACK) -> None:
         self.app = app
         self.busy = Busy()
-        super().__init__(("127.0.0.1", port), Connection)
+        super().__init__((host, port), Connection)
 
     def handle_error(self, request: object, client_address: object) -> None:
         print(f"connection of {client_address}: {sys.exc_info()[1]}", file=sys.stderr)
@@ -211,7 +212,7 @@ def main(arguments: list[str]) -> int:
         return 1
     if app.trouble == "slow" and any(select.select([stopped], [], [], SLOW_START)):
         return 0
-    with Server(int(options["--port"]), app) as server:
+    with Server(int(options["--port"]), app, options.get("--host", LOOPBACK)) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         if app.trouble == "sticky" and "--balancer" in options:
             arguments_of_holder = (app, options["--balancer"])

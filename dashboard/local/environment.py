@@ -24,6 +24,7 @@ DEMO_SETTINGS = {
     "CSRF_TRUSTED_ORIGINS": "",
     "DATABASE_POOL": "0",
     "DEBUG": "false",
+    "INSTANCE_NETWORKS": "",
 }
 
 

@@ -1,4 +1,4 @@
-"""The demo fleet: instances web-01, web-02, ... as supervised processes on loopback."""
+"""The demo fleet as supervised processes on loopback: instances web-01, web-02, ..."""
 
 import http.client
 import sys
@@ -7,14 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from dashboard.local.places import CHECKOUT, Places
-from dashboard.local.stack import Stack
+from dashboard.local.stack import LOOPBACK, Stack
 from dashboard.local.supervision import Program
 
 GROUP = "fleet"
 FIRST_VERSION = "v1"
 HERE = Path(__file__).resolve().parent
 START_PATIENCE = 20.0  # seconds
-PORTS = 21_000  # where free ports are looked for
 # The slots of blue/green, by what they are at the start.
 LIVE = "blue"
 IDLE = "green"
@@ -42,8 +41,13 @@ def prepare(places: Places, instances: Mapping[str, int]) -> None:
     history(places).write_text("")
 
 
-def programs(places: Places, instances: Mapping[str, int], balancer_url: str) -> list[Program]:
-    """Return how the instances, names with ports, are run."""
+def programs(
+    places: Places,
+    instances: Mapping[str, int],
+    balancer_url: str,
+    hosts: Mapping[str, str] | None = None,
+) -> list[Program]:
+    """Return how the instances, names with ports, are run; `hosts` has their addresses."""
     return [
         Program(
             name,
@@ -51,6 +55,7 @@ def programs(places: Places, instances: Mapping[str, int], balancer_url: str) ->
                 # No site packages and no environment: it starts in half the time.
                 *(sys.executable, "-S", "-E", "-P", str(HERE / "app.py")),
                 *("--name", name, "--port", str(port)),
+                *("--host", (hosts or {}).get(name, LOOPBACK)),
                 *("--version-file", str(places.fleet / name / "version")),
                 *("--balancer", balancer_url),
             ),
@@ -64,29 +69,46 @@ def programs(places: Places, instances: Mapping[str, int], balancer_url: str) ->
     ]
 
 
-def start(stack: Stack, instances: Mapping[str, int]) -> None:
+def start(
+    stack: Stack, instances: Mapping[str, int], hosts: Mapping[str, str] | None = None
+) -> None:
     """Start all instances and wait until each answers; raise LocalError."""
     stack.say(f"Starting {len(instances)} instances.")
     stack.supervisor.launch(*instances)
     for name, port in instances.items():
-        stack.supervisor.wait(name, partial(answers, port), START_PATIENCE)
+        host = (hosts or {}).get(name, LOOPBACK)
+        stack.supervisor.wait(name, partial(answers, port, host), START_PATIENCE)
 
 
 def update_command(places: Places) -> dict[str, object]:
     """Return the driver of the fleet, as the inventory has it."""
-    # The standard library is enough for it; without the rest it is done sooner.
-    python = [sys.executable, "-S", "-E", "-m"]
-    update = [*python, "dashboard.local.update", "--data", _literal(places.data)]
     return {
         "kind": "command",
-        "update": [*update, "{name}", "{version}"],
+        "update": [sys.executable, "-E", *_updating(places)],
         "directory": str(CHECKOUT),
     }
 
 
-def answers(port: int) -> bool:
+def update_over_ssh(places: Places, ssh: Mapping[str, object]) -> dict[str, object]:
+    """Return the driver that runs the same on the host of an instance, logged in to as `ssh`."""
+    # A command over SSH begins in the home of the account.
+    found = f"PYTHONPATH={_literal(CHECKOUT)}"
+    return {
+        "kind": "ssh",
+        "update": ["env", found, sys.executable, *_updating(places)],
+        "ssh": dict(ssh),
+    }
+
+
+def _updating(places: Places) -> list[str]:
+    # The standard library is enough for it; without the rest it is done sooner.
+    update = ["-S", "-m", "dashboard.local.update", "--data", _literal(places.data)]
+    return [*update, "{name}", "{version}"]
+
+
+def answers(port: int, host: str = LOOPBACK) -> bool:
     """Whether an instance answers on `port` that it is well."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    connection = http.client.HTTPConnection(host, port, timeout=2)
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status == 200

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dashboard.local import binaries, fleet
 from dashboard.local.places import Places
+from dashboard.local.stack import LOOPBACK
 from dashboard.local.supervision import Program
 
 NAME = "haproxy"
@@ -71,11 +72,13 @@ def render(
     port: int,
     servers: Mapping[str, int],
     slots: Mapping[str, str] | None = None,
+    hosts: Mapping[str, str] | None = None,
 ) -> str:
-    """Return a configuration that balances `port` to `servers`, names with ports of loopback.
+    """Return a configuration that balances `port` to `servers`, names with ports.
 
-    Where `slots` has slots for them, the idle one gets no traffic, and each has a backend of its
-    own that is reached below its name.
+    They are on 127.0.0.1 unless `hosts` has another address for them. Where `slots` has slots for
+    them, the idle one gets no traffic, and each has a backend of its own that is reached below its
+    name.
     """
     slots = slots or {}
     backends = {slot: f"{BACKEND}-{slot}" for slot in sorted(filter(None, slots.values()))}
@@ -84,16 +87,17 @@ def render(
     for slot, backend in backends.items():
         previews += PREVIEW.format(backend=backend, slot=slot)
     text = CONFIG.format(admin=admin, state=state, port=port, previews=previews, backend=BACKEND)
-    text += _backend(BACKEND, servers, idle)
+    addresses = {name: f"{(hosts or {}).get(name, LOOPBACK)}:{servers[name]}" for name in servers}
+    text += _backend(BACKEND, addresses, idle)
     for slot, backend in backends.items():
-        text += _backend(backend, {n: p for n, p in servers.items() if slots.get(n) == slot})
+        text += _backend(backend, {n: a for n, a in addresses.items() if slots.get(n) == slot})
     return text
 
 
-def _backend(name: str, servers: Mapping[str, int], idle: Collection[str] = ()) -> str:
+def _backend(name: str, servers: Mapping[str, str], idle: Collection[str] = ()) -> str:
     lines = [
-        f"    server {server} 127.0.0.1:{port}{' weight 0' if server in idle else ''}"
-        for server, port in servers.items()
+        f"    server {server} {address}{' weight 0' if server in idle else ''}"
+        for server, address in servers.items()
     ]
     return SERVERS.format(backend=name, servers="\n".join(lines))
 
@@ -107,10 +111,14 @@ def preview_url(port: int) -> str:
 
 
 def prepare(
-    places: Places, port: int, servers: Mapping[str, int], slots: Mapping[str, str] | None = None
+    places: Places,
+    port: int,
+    servers: Mapping[str, int],
+    slots: Mapping[str, str] | None = None,
+    hosts: Mapping[str, str] | None = None,
 ) -> None:
     """Write the configuration; every server begins as it says, whatever was before."""
-    text = render(places.haproxy_socket, places.haproxy_state, port, servers, slots)
+    text = render(places.haproxy_socket, places.haproxy_state, port, servers, slots, hosts)
     places.haproxy_config.write_text(text)
     places.haproxy_state.write_text("")
 

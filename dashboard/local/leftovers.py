@@ -12,7 +12,7 @@ from dashboard.local.places import MARK, Places
 ORDERLY = 20.0  # seconds for supervisord to stop what it runs
 GRACE = 15.0  # seconds from the friendly signal to SIGKILL
 KILLED = 5.0  # seconds until the kernel is done with the killed
-TITLED = {"redis-server", "valkey-server"}
+TITLED = {"redis-server", "valkey-server", "sshd"}
 
 
 def end(places: Places, say: Callable[[str], None], why: str) -> None:
@@ -52,8 +52,8 @@ def _marked(places: Places) -> list[psutil.Process]:
 
 
 def _is_ours(process: psutil.Process, places: Places) -> bool:
-    # Redis writes its title over its environment; the title names the socket.
-    titled = _name(process) in TITLED and str(places.redis_socket) in " ".join(process.cmdline())
+    # These write their title over their environment; it names a file of theirs.
+    titled = _name(process) in TITLED and f"{places.runtime}/" in " ".join(process.cmdline())
     return titled or process.environ().get(MARK) == str(places.data)
 
 

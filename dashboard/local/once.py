@@ -15,8 +15,9 @@ from typing import Any
 
 import httpx
 
-from dashboard.local import fleet, haproxy_server, load
+from dashboard.local import haproxy_server, load
 from dashboard.local.errors import LocalError
+from dashboard.local.hosting import Processes
 from dashboard.local.places import Places
 from dashboard.local.showcase import SERVICE, policy
 from rollouts.policy import defaults
@@ -130,7 +131,9 @@ class Seen:
         return round(after.last_app_error_at - self.went_back_at, 2)
 
 
-def run(places: Places, url: str, token: str, rate: float, script: Script) -> bool:
+def run(
+    places: Places, hosting: Processes, url: str, token: str, rate: float, script: Script
+) -> bool:
     """Deploy all of the script, printing a line of JSON for each; return whether all went well.
 
     Raises LocalError where the web or the load can't be asked any more.
@@ -142,19 +145,18 @@ def run(places: Places, url: str, token: str, rate: float, script: Script) -> bo
     ) as client:
         for version, expected in script.acts:
             flowing(places, rate)
-            result = deploy(places, client, version)
+            result = deploy(places, hosting, client, version)
             flowing(places, rate)
             print(json.dumps(asdict(result)), flush=True)
             well = well and result.went_well(expected, script)
     return well
 
 
-def deploy(places: Places, client: httpx.Client, version: str) -> Result:
+def deploy(places: Places, hosting: Processes, client: httpx.Client, version: str) -> Result:
     """Deploy `version`, wait for the end and return what was seen; raise LocalError."""
     before = load.read(places.counts)
-    updates = len(fleet.history(places).read_text().splitlines())
     began, seen = time.monotonic(), Seen()
-    with most_out(places) as most:
+    with most_out(places) as most, hosting.watching(version) as touched:
         snapshot = _start(client, version)
         while snapshot["status"] not in ENDED:
             if time.monotonic() - began > PATIENCE:
@@ -163,6 +165,7 @@ def deploy(places: Places, client: httpx.Client, version: str) -> Result:
             snapshot = _look(client, snapshot)
             seen.note(snapshot)
         seconds = time.monotonic() - began
+        given = touched()
     after = settled(places)
     return Result(
         deployment=snapshot["id"],
@@ -173,7 +176,7 @@ def deploy(places: Places, client: httpx.Client, version: str) -> Result:
         failed_requests=after.failed - before.failed,
         slow_requests=after.slow - before.slow,
         max_out=most[0],
-        touched=len(fleet.updated(places, version, updates)),
+        touched=len(given),
         strategy=snapshot["strategy"],
         app_errors=after.app_errors - before.app_errors,
         most_share=seen.most_share,

@@ -154,6 +154,11 @@ class Places:
         return self.runtime / "dispatch.alive"
 
     @property
+    def ssh(self) -> Path:
+        """Keys and settings of the demo's hosts, and the key that lets in to them."""
+        return self.runtime / "ssh"
+
+    @property
     def haproxy_config(self) -> Path:
         return self.data / "haproxy.cfg"
 

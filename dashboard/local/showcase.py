@@ -5,7 +5,6 @@ database is brought in line with that.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from django.db.models.functions import Concat
 from django.utils import timezone
 
 from dashboard.local import application, fleet, haproxy_server
+from dashboard.local.hosting import Processes
 from dashboard.local.places import Places
 from dashboard.local.stack import LOOPBACK, Stack
 from dashboard.models import ApiToken
@@ -60,13 +60,12 @@ def policy(strategy: str) -> dict[str, Any]:
     return {"strategy": strategy, **POLICY, **STRATEGY_POLICY[strategy]}
 
 
-def fill(
-    places: Places, instances: Mapping[str, int], strategy: str, preview_url: str = ""
-) -> Access:
-    """Put the fleet, names with ports, into the inventory and return how to get in."""
+def fill(places: Places, hosting: Processes, strategy: str, preview_url: str = "") -> Access:
+    """Put the fleet into the inventory and return how to get in."""
     try:
         _end_deployments()
-        _inventory(places, instances, strategy, preview_url)
+        _inventory(places, hosting, strategy, preview_url)
+        hosting.introduce()
         admin = application.set_admin_password(places)
         return Access(admin.username, places.password.read_text().strip(), _token(admin))
     finally:
@@ -74,7 +73,7 @@ def fill(
 
 
 def ready_line(
-    stack: Stack, port: int, balancer_url: str, access: Access, preview_url: str = ""
+    stack: Stack, port: int, driver: str, balancer_url: str, access: Access, preview_url: str = ""
 ) -> str:
     """Return the line that says that all is up, and where."""
     places = stack.places
@@ -82,6 +81,7 @@ def ready_line(
     return "ready " + json.dumps(
         {
             "url": f"http://{LOOPBACK}:{port}",
+            "driver": driver,
             "balancer_url": balancer_url,
             **({"preview_url": preview_url} if preview_url else {}),
             "haproxy_admin": f"unix:{places.haproxy_socket}",
@@ -114,12 +114,10 @@ def _end_deployments() -> None:
 
 
 @transaction.atomic
-def _inventory(
-    places: Places, instances: Mapping[str, int], strategy: str, preview_url: str
-) -> None:
-    slots = fleet.slots(strategy, list(instances))
+def _inventory(places: Places, hosting: Processes, strategy: str, preview_url: str) -> None:
+    slots = fleet.slots(strategy, list(hosting.instances))
     service = Service.objects.filter(name=SERVICE).first() or Service(name=SERVICE)
-    service.driver = fleet.update_command(places)
+    service.driver = dict(hosting.driver)
     service.balancer = {
         "kind": "haproxy",
         "addresses": [f"unix:{places.haproxy_socket}"],
@@ -132,13 +130,13 @@ def _inventory(
     service.locked = False
     service.full_clean()
     service.save()
-    service.instances.exclude(name__in=instances).delete()
+    service.instances.exclude(name__in=hosting.instances).delete()
     # Ports may be dealt out anew; out of the way first, no two have the same one meanwhile.
     service.instances.update(hostname=Concat("name", Value(".invalid")))
-    for name, port in instances.items():
+    for name, port in hosting.instances.items():
         known = service.instances.filter(name=name).first()
         instance = known or Instance(service=service, name=name)
-        instance.hostname, instance.port, instance.active = LOOPBACK, port, True
+        instance.hostname, instance.port, instance.active = hosting.hosts[name], port, True
         instance.slot = slots[name]
         instance.version, instance.version_at = fleet.FIRST_VERSION, timezone.now()
         instance.full_clean()

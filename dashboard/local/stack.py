@@ -165,15 +165,15 @@ def is_free(port: int, host: str = LOOPBACK) -> bool:
     return True
 
 
-def free_ports(count: int, start: int) -> list[int]:
-    """Return `count` free ports from `start` on.
+def free_ports(count: int, start: int, hosts: Sequence[str] = (LOOPBACK,)) -> list[int]:
+    """Return `count` ports from `start` on that are free on all `hosts`.
 
     They lie below the range that outgoing connections take theirs from: otherwise one of
     those could sit on the port of an instance while it is being restarted.
     """
     found = []
     for port in range(start, start + 10_000):
-        if is_free(port):
+        if all(is_free(port, host) for host in hosts):
             found.append(port)
         if len(found) == count:
             return found

@@ -2,7 +2,8 @@
 
 import sys
 from argparse import ArgumentParser
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from dashboard.local import (
     application,
     fleet,
     haproxy_server,
+    hosting,
     load,
     once,
     postgres_server,
@@ -20,6 +22,7 @@ from dashboard.local import (
 )
 from dashboard.local.environment import current_places
 from dashboard.local.errors import LocalError
+from dashboard.local.hosting import Processes
 from dashboard.local.places import Places
 from dashboard.local.stack import (
     LOOPBACK,
@@ -34,7 +37,8 @@ from dashboard.local.stack import (
 from dashboard.local.supervision import Program
 from rollouts.policy import STRATEGIES
 
-BALANCER_PORTS = 20_000  # where a free port for the balancer is looked for
+FIRST_PORT = 20_000
+FIRST_PORTS = range(1024, 50_000)
 MOST_INSTANCES = 200
 MOST_REQUESTS = 1000  # a second
 
@@ -60,6 +64,16 @@ class Command(BaseCommand):
             "--strategy", choices=STRATEGIES, default="rolling", help="how versions are deployed"
         )
         parser.add_argument(
+            "--driver", choices=hosting.KINDS, default="command", help="how instances are updated"
+        )
+        parser.add_argument(
+            "--ports",
+            type=int,
+            default=FIRST_PORT,
+            metavar="FIRST",
+            help="where free ports are looked for, for all but the web",
+        )
+        parser.add_argument(
             "--json", action="store_true", help="only what a program reads on standard output"
         )
 
@@ -72,6 +86,10 @@ class Command(BaseCommand):
             )
         if not 0 < options["rate"] <= MOST_REQUESTS:
             raise CommandError(f"--rate must be more than 0 and at most {MOST_REQUESTS}.")
+        if options["ports"] not in FIRST_PORTS:
+            raise CommandError(
+                f"--ports must be from {FIRST_PORTS.start} to {FIRST_PORTS.stop - 1}."
+            )
         interrupt_on_signals()
         try:
             if not Demo(current_places(), options).run():
@@ -90,7 +108,8 @@ class Demo:
         self.once: bool = options["once"]
         self.count: int = options["instances"]
         self.strategy: str = options["strategy"]
-        self.instances: dict[str, int] = {}
+        self.driver: str = options["driver"]
+        self.first_port: int = options["ports"]
         self.balancer_url = ""
         self.preview_url = ""  # of a slot, where there are slots
 
@@ -98,71 +117,85 @@ class Demo:
         """Run until Ctrl-C or SIGTERM, or the end of --once; return whether all went well."""
         up = False
         try:
-            with Owner(self.places):
-                self._prepare()
-                with Stack(self.places, self._programs()) as stack:
-                    access = self._start(stack)
+            with Owner(self.places), self._hosting() as hosted:
+                self._prepare(hosted)
+                with Stack(self.places, self._programs(hosted)) as stack:
+                    access = self._start(stack, hosted)
                     self._say_ready(stack, access)
                     self._greet(access)
                     up = True
                     if self.once:
-                        url = f"http://{LOOPBACK}:{self.port}"
-                        script = once.Script(self.strategy, self.count)
-                        return once.run(self.places, url, access.token, self.rate, script)
+                        return self._run_once(hosted, access)
                     stack.watch(self._keep_balancer_state)
         except Stopped:
             return up and not self.once
         return True
 
-    def _prepare(self) -> None:
+    @contextmanager
+    def _hosting(self) -> Iterator[Processes]:
         # Not before the folder is ours: a run that was killed may have left the port taken.
         check_port(self.port)
-        ports = free_ports(self.count, fleet.PORTS)
-        self.instances = dict(zip(fleet.names(self.count), ports, strict=True))
-        [balancer_port] = free_ports(1, BALANCER_PORTS)
+        kind = hosting.KINDS[self.driver]
+        for each in hosting.KINDS.values():
+            each.clear(self.places)
+        kind.check()
+        try:
+            yield kind(self.places, self.count, self.first_port)
+        finally:
+            kind.clear(self.places)
+
+    def _prepare(self, hosted: Processes) -> None:
+        [balancer_port] = free_ports(1, self.first_port)
         self.balancer_url = f"http://{LOOPBACK}:{balancer_port}"
         postgres_server.prepare(self.places, say)
         redis_server.prepare(self.places)
-        fleet.prepare(self.places, self.instances)
-        slots = fleet.slots(self.strategy, list(self.instances))
+        hosted.prepare()
+        slots = fleet.slots(self.strategy, list(hosted.instances))
         if any(slots.values()):
             self.preview_url = haproxy_server.preview_url(balancer_port)
-        haproxy_server.prepare(self.places, balancer_port, self.instances, slots)
+        servers = hosted.instances, slots, hosted.hosts
+        haproxy_server.prepare(self.places, balancer_port, *servers)
         self.places.counts.unlink(missing_ok=True)
 
-    def _programs(self) -> list[Program]:
+    def _programs(self, hosted: Processes) -> list[Program]:
         """Return all in the order of the start: the load stops first, then the workers."""
         return [
             postgres_server.program(self.places),
             redis_server.program(self.places),
-            *fleet.programs(self.places, self.instances, self.balancer_url),
+            *hosted.programs(self.balancer_url),
             haproxy_server.program(self.places),
             *application.programs(self.places, self.port),
             load.program(self.places, self.balancer_url, self.rate),
         ]
 
-    def _start(self, stack: Stack) -> showcase.Access:
+    def _start(self, stack: Stack, hosted: Processes) -> showcase.Access:
         places = self.places
         stack.start(postgres_server.NAME, lambda: postgres_server.answers(places))
         stack.start(redis_server.NAME, lambda: redis_server.answers(places))
         say("Preparing the database.")
         application.migrate()
-        fleet.start(stack, self.instances)
+        hosted.start(stack)
         stack.start(haproxy_server.NAME, lambda: haproxy_server.answers(places.haproxy_socket))
-        access = showcase.fill(places, self.instances, self.strategy, self.preview_url)
+        access = showcase.fill(places, hosted, self.strategy, self.preview_url)
         application.start(stack, self.port)
         stack.start(load.NAME, places.counts.exists)
         once.flowing(places, self.rate)
         return access
 
+    def _run_once(self, hosted: Processes, access: showcase.Access) -> bool:
+        url = f"http://{LOOPBACK}:{self.port}"
+        script = once.Script(self.strategy, self.count)
+        return once.run(self.places, hosted, url, access.token, self.rate, script)
+
     def _say_ready(self, stack: Stack, access: showcase.Access) -> None:
-        line = showcase.ready_line(stack, self.port, self.balancer_url, access, self.preview_url)
-        print(line, flush=True)
+        where = self.balancer_url, access, self.preview_url
+        print(showcase.ready_line(stack, self.port, self.driver, *where), flush=True)
 
     def _greet(self, access: showcase.Access) -> None:
         say(
-            f"{len(self.instances)} instances run {fleet.FIRST_VERSION} at {self.balancer_url} "
-            f"under {self.rate:g} requests a second; the strategy is {self.strategy}."
+            f"{self.count} instances run {fleet.FIRST_VERSION} at {self.balancer_url} "
+            f"under {self.rate:g} requests a second; the strategy is {self.strategy}, the driver "
+            f"{self.driver}."
         )
         if self.preview_url:
             say(
