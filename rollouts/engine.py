@@ -3,7 +3,7 @@ what happened, and reads again. It holds nothing that it could not read again.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +12,7 @@ from rollouts.change import Change, CutShort, run_driver
 from rollouts.facts import (
     Approve,
     BalancerReport,
+    Instance,
     Prepare,
     Restore,
     Retire,
@@ -135,7 +136,8 @@ class Engine:
         """
         if self._unhealthy is None:
             waiting = [one for one in rollout.targets if one.status is TargetStatus.PENDING]
-            survey = asyncio.create_task(self._sick(waiting, rollout.policy))
+            asked = [*(target.instance for target in waiting), *rollout.others]
+            survey = asyncio.create_task(self._sick(asked, rollout.policy))
             try:
                 while not survey.done():
                     await asyncio.wait({survey}, timeout=WATCH_INTERVAL)
@@ -146,24 +148,23 @@ class Engine:
             self._unhealthy = survey.result()
         return self._unhealthy
 
-    async def _sick(self, targets: Iterable[Target], policy: Policy) -> frozenset[str]:
+    async def _sick(self, asked: Sequence[Instance], policy: Policy) -> frozenset[str]:
         """Ask instances that are not being changed whether they are well; return who is not.
 
         As after an update, so many bad answers in a row are needed as the policy says.
         """
 
-        async def well(target: Target) -> bool:
+        async def well(instance: Instance) -> bool:
             for attempt in range(policy.health_check_retries):
                 if attempt:
                     await asyncio.sleep(policy.health_check_interval)
-                if (await self._ports.probe.ask(target.instance)).ok:
+                if (await self._ports.probe.ask(instance)).ok:
                     return True
             return False
 
-        asked = list(targets)
-        answers = await asyncio.gather(*(well(target) for target in asked))
+        answers = await asyncio.gather(*(well(instance) for instance in asked))
         return frozenset(
-            one.instance.name for one, is_well in zip(asked, answers, strict=True) if not is_well
+            one.name for one, is_well in zip(asked, answers, strict=True) if not is_well
         )
 
     async def _begin(self, rollout: Rollout, reason: str) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -53,6 +53,7 @@ OUTPUT_KEPT = 16_384  # characters of a driver's output in one event
 def rollout_of(deployment: Deployment, targets: Iterable[Target]) -> facts.Rollout:
     """Return `deployment` as the frozen facts that the engine decides on."""
     policy = policies.stored(deployment.policy)
+    mine = tuple(target.fact() for target in targets)
     return facts.Rollout(
         id=deployment.id,
         service=deployment.service.name,
@@ -64,7 +65,8 @@ def rollout_of(deployment: Deployment, targets: Iterable[Target]) -> facts.Rollo
         if deployment.way_back is None
         else planning.steps_from_json(deployment.way_back),
         ends_as=DeploymentStatus(deployment.ends_as) if deployment.ends_as else None,
-        targets=tuple(target.fact() for target in targets),
+        targets=mine,
+        others=_others(deployment, {target.instance.name for target in mine}),
         cursor=deployment.cursor,
         waiting_until=deployment.waiting_until.timestamp() if deployment.waiting_until else None,
         progress_at=deployment.progress_at.timestamp(),
@@ -73,6 +75,14 @@ def rollout_of(deployment: Deployment, targets: Iterable[Target]) -> facts.Rollo
         reason=deployment.reason,
         judgement=analysis.verdict(analysis.from_json(deployment.evidence), policy.judging),
     )
+
+
+def _others(deployment: Deployment, mine: Collection[str]) -> tuple[facts.Instance, ...]:
+    """Return the instances of the fleet that are left as they are."""
+    if deployment.strategy != "rolling":
+        return ()  # a canary changes all, and blue/green counts one slot alone
+    fleet = (facts.Instance(**one) for one in deployment.adapters.get("instances", ()))
+    return tuple(one for one in fleet if one.name not in mine)
 
 
 class DjangoJournal:
@@ -370,13 +380,16 @@ class DjangoJournal:
         """Return the targets: read once, for nobody else writes them."""
         if self._rows is None:
             targets = Target.objects.filter(deployment=self.id)
-            frozen = Deployment.objects.values("plan", "policy").get(pk=self.id)
+            rows = {one.name: one for one in targets}
+            frozen = Deployment.objects.only("plan", "policy", "strategy", "adapters")
+            deployment = frozen.get(pk=self.id)
             self._rows = _Rows(
                 Service.objects.get(deployments=self.id),
-                {one.name: one for one in targets},
+                rows,
                 latest_checks(self.id),
-                frozen["plan"],
-                policies.stored(frozen["policy"]),
+                deployment.plan,
+                policies.stored(deployment.policy),
+                tuple(one.server for one in _others(deployment, rows)),
             )
         return self._rows
 
@@ -395,12 +408,13 @@ class _Rows:
     checks: dict[int, list[Json]]
     plan: list[Json]
     policy: policies.Policy
+    others: tuple[str, ...]  # servers of instances that are left as they are
 
     def sides(self) -> dict[str, str]:
         """Return of each server that may have traffic on which side it is."""
         steps = planning.steps_from_json(self.plan)
         shift = next((step for step in steps if isinstance(step, facts.Shift)), None)
-        sides = dict.fromkeys(shift.old if shift else (), analysis.OLD)
+        sides = dict.fromkeys(shift.old if shift else self.others, analysis.OLD)
         for target in self.targets.values():
             if target.status == TargetStatus.HEALTHY:
                 sides[target.server] = analysis.NEW

@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rollouts import strategies, weights
+from rollouts import cautions, strategies, weights
+from rollouts.cautions import names as names
 from rollouts.facts import (
     Approve,
     Bake,
@@ -24,12 +25,9 @@ from rollouts.facts import (
     Step,
     Target,
 )
-from rollouts.policy import Policy, resolve
+from rollouts.policy import Policy
 from rollouts.states import IN_FLIGHT, DeploymentStatus, TargetStatus
-from rollouts.strategies import Observed, limit_of, size_of
-
-SLOTS = ("blue", "green")
-UNEQUAL = 0.1  # part by which the capacity of two slots may differ unmentioned
+from rollouts.strategies import SLOTS, Observed, limit_of, size_of, zone_of
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,9 @@ class Plan:
 
     steps: tuple[Step, ...]
     batches: tuple[tuple[Observed, ...], ...]
+    fleet: int  # instances of which these are in rotation at any instant:
+    least: int
     limit: int  # most instances out at once
-    least: int  # instances with traffic at any instant, at least
     warnings: tuple[str, ...]
     same_version: bool  # every instance to be changed runs the version already
     previous: str  # the version that has the traffic
@@ -58,32 +57,78 @@ class Refused(ValueError):
         self.errors = dict(errors)
 
 
-def plan(version: str, observed: Sequence[Observed], policy: Policy, live_slot: str = "") -> Plan:
-    """Return what the policy's strategy does: what is out or unhealthy first.
+def plan(
+    version: str,
+    observed: Sequence[Observed],
+    policy: Policy,
+    live_slot: str = "",
+    only: Collection[str] | None = None,
+) -> Plan:
+    """Return what the policy's strategy does: in each zone what is out or unhealthy first.
 
+    `observed` is the whole fleet, of which `only` the instances of these names are changed.
     `live_slot` is the slot that has the traffic, or "" to go by what was observed. Raises
-    Refused for no instance, for a single one without `allow_downtime`, and for slots that
-    can't be told apart.
+    Refused for no instance, for a single one that is not out and without `allow_downtime`, for
+    unknown zones, and for slots that can't be told apart.
     """
     if not observed:
         raise Refused(
             {"instances": "the service has no active instance; add or activate one first"}
         )
+    _refuse_zones(observed, policy)
+    if only is not None:
+        return _plan_only(version, observed, policy, only)
     if policy.strategy == "blue_green":
         live = live_of(observed, live_slot)
         course = strategies.blue_green(observed, policy, live)
-        return _made(version, observed, policy, course, _slot_warnings(observed, live))
-    if len(observed) == 1 and not policy.allow_downtime:
+        return _made(version, observed, policy, course, cautions.of_slots(observed, live))
+    _refuse_downtime(observed, policy)
+    if policy.strategy == "canary":
+        course = strategies.canary(observed, policy)
+        return _made(version, observed, policy, course, cautions.of_canary(observed, policy))
+    course = strategies.rolling(observed, policy, len(observed))
+    return _made(version, observed, policy, course, ())
+
+
+def _plan_only(
+    version: str, observed: Sequence[Observed], policy: Policy, only: Collection[str]
+) -> Plan:
+    """Return how some of the fleet are changed, the rest being counted; raise Refused."""
+    if policy.strategy != "rolling":
+        raise Refused(
+            {
+                "instances": f"a {policy.strategy.replace('_', '/')} deployment changes the fleet "
+                "as a whole; set strategy to rolling to change some instances of it"
+            }
+        )
+    known = {one.instance.name for one in observed}
+    if unknown := [name for name in only if name not in known]:
+        raise Refused({"instances": f"not among the active instances: {names(unknown)}"})
+    if not only:
+        raise Refused({"instances": "name one at least, or leave it out to change all"})
+    _refuse_downtime(observed, policy)
+    changed = [one for one in observed if one.instance.name in only]
+    course = strategies.rolling(changed, policy, len(observed))
+    return _made(version, observed, policy, course, ())
+
+
+def _refuse_downtime(observed: Sequence[Observed], policy: Policy) -> None:
+    if len(observed) == 1 and not observed[0].out and not policy.allow_downtime:
         raise Refused(
             {
                 "allow_downtime": "the service has a single instance and would be down during the "
                 "update; set allow_downtime to true, or add an instance"
             }
         )
-    if policy.strategy == "canary":
-        course = strategies.canary(observed, policy)
-        return _made(version, observed, policy, course, _canary_warnings(observed, policy))
-    return _made(version, observed, policy, strategies.rolling(observed, policy), ())
+
+
+def _refuse_zones(observed: Sequence[Observed], policy: Policy) -> None:
+    zones = {one.instance.zone for one in observed}
+    if unknown := [zone for zone in policy.zone_order if policy.by_zone and zone not in zones]:
+        there = names(sorted(zones - {""})) or "none"
+        raise Refused(
+            {"zone_order": f"no active instance is in {names(unknown)}; zones are: {there}"}
+        )
 
 
 def swap(observed: Sequence[Observed], policy: Policy, live_slot: str = "") -> tuple[str, Plan]:
@@ -95,7 +140,7 @@ def swap(observed: Sequence[Observed], policy: Policy, live_slot: str = "") -> t
         told = names(sorted(one or "an unknown version" for one in versions))
         raise Refused({"slots": f"the idle slot runs {told}; deploy one version to it first"})
     [version] = versions
-    return version, _made(version, observed, policy, course, _slot_warnings(observed, live))
+    return version, _made(version, observed, policy, course, cautions.of_slots(observed, live))
 
 
 def _made(
@@ -103,21 +148,35 @@ def _made(
     observed: Sequence[Observed],
     policy: Policy,
     course: strategies.Course,
-    warnings: Sequence[str],
+    warnings: Iterable[str],
 ) -> Plan:
     changed = [one for batch in course.batches for one in batch]
     names_changed = {one.instance.name for one in changed}
     rest = [one for one in observed if one.instance.name not in names_changed]
-    limit = limit_of(policy, len(changed))
+    slots = policy.strategy == "blue_green"
+    fleet = len(changed) if slots else len(observed)
+    limit = limit_of(policy, fleet)
+    told = [*warnings, *cautions.of_zones(changed, rest, policy, limit)]
+    if not slots:
+        told += cautions.of_who_is_out(changed, rest, policy, limit)
     return Plan(
         course.steps,
         course.batches,
+        fleet,
+        len(rest) if slots else _least(changed, rest, policy),
         limit,
-        len(rest) or max(0, len(changed) - limit),
-        (*warnings, *_warnings(version, changed, policy, slots=bool(rest))),
+        (*told, *cautions.of_versions(version, changed, policy)),
         all(one.version == version for one in changed),
-        Counter(one.version for one in rest or changed).most_common(1)[0][0],
+        Counter(one.version for one in (rest if slots else changed)).most_common(1)[0][0],
     )
+
+
+def _least(changed: Sequence[Observed], rest: Sequence[Observed], policy: Policy) -> int:
+    """Return how many of a fleet are in rotation at any instant, at least."""
+    total = len(changed) + len(rest)
+    out = sum(one.out for one in (*changed, *rest))
+    taken = min(limit_of(policy, total) - out, sum(not one.out for one in changed))
+    return max(0, total - out - max(0, taken))
 
 
 def live_of(observed: Sequence[Observed], live_slot: str) -> str:
@@ -141,89 +200,6 @@ def live_of(observed: Sequence[Observed], live_slot: str) -> str:
     return max(SLOTS, key=lambda slot: serving[slot])  # blue, where both have as many
 
 
-def _slot_warnings(observed: Sequence[Observed], live: str) -> tuple[str, ...]:
-    capacity = Counter(dict.fromkeys(SLOTS, 0))
-    for one in observed:
-        capacity[one.instance.slot] += one.weight
-    idle = SLOTS[1 - SLOTS.index(live)]
-    warnings: list[str] = []
-    if abs(capacity[idle] - capacity[live]) > UNEQUAL * capacity[live]:
-        counts = Counter(one.instance.slot for one in observed)
-        warnings.append(
-            f"The slots are unequal: {live} has {counts[live]} instances of weight "
-            f"{capacity[live]} in all, {idle} {counts[idle]} of {capacity[idle]}."
-        )
-    if busy := [one for one in observed if one.instance.slot == idle and one.serving]:
-        warnings.append(
-            f"Both slots have traffic now: {idle} is taken off it first, and {live} "
-            f"carries what {len(busy)} instances of {idle} carry."
-        )
-    return tuple(warnings)
-
-
-def _canary_warnings(observed: Sequence[Observed], policy: Policy) -> tuple[str, ...]:
-    ordered = sorted(observed, key=lambda one: not one.out)
-    share = next(step["share"] for step in policy.canary_steps if "share" in step)
-    warnings: list[str] = []
-    if (count := strategies.needed(ordered, share, policy)) > 1:
-        warnings.append(
-            f"One instance can't carry the first share of {share:g} %: "
-            f"{count} instances get the new version for it."
-        )
-    new = {one.instance.server: one.weight for one in ordered[:count]}
-    old = {one.instance.server: one.weight for one in ordered[count:]}
-    full = weights.scale_of(one.weight for one in ordered)
-    set_to = weights.split(new, old, share, full)
-    real = 100 * sum(set_to[name] for name in new) / sum(set_to.values())
-    if abs(real - share) > 0.1 * share:
-        warnings.append(
-            f"A share of {share:g} % can't be set with weights from 1 to {weights.MOST} on so few "
-            f"instances: it will be {real:.2g} %."
-        )
-    return tuple(warnings)
-
-
-def _warnings(
-    version: str, observed: Sequence[Observed], policy: Policy, *, slots: bool
-) -> tuple[str, ...]:
-    """Return what is to be known of the instances that are changed; with `slots` an idle one."""
-    total = len(observed)
-    warnings: list[str] = []
-    out = [] if slots else [one.instance.name for one in observed if one.out]
-    limit = limit_of(policy, total)
-    if out:
-        warnings.append(f"Out or unhealthy now, and changed first: {names(out)}.")
-    if len(out) > limit:
-        warnings.append(
-            f"{len(out)} are out already, more than max_unavailable ({limit}): "
-            "no healthy instance is touched until enough of them are back."
-        )
-    if limit < resolve(policy.max_unavailable, total):
-        warnings.append(
-            f"max_unavailable would allow all {total} to be out: at most {limit} at once will be."
-        )
-    if all(one.version == version for one in observed):
-        warnings.append(
-            f"Every instance runs {version} already: "
-            + (
-                "they are restarted with it."
-                if policy.allow_same_version
-                else "allow_same_version must be true to deploy it again."
-            )
-        )
-    if unknown := [one.instance.name for one in observed if not one.version]:
-        warnings.append(f"No known old version, so no way back: {names(unknown)}.")
-    if not policy.auto_rollback:
-        warnings.append("Rollback is switched off: a bad version stays where it failed.")
-    return tuple(warnings)
-
-
-def names(items: Sequence[str], most: int = 5) -> str:
-    """Return the first `most` items for a sentence, and how many more there are."""
-    rest = len(items) - most
-    return ", ".join(items[:most]) + (f" and {rest} more" if rest > 0 else "")
-
-
 def expected_seconds(plan: Plan, policy: Policy, per_batch: float) -> float:
     """Return about how long `plan` takes, at `per_batch` seconds for one batch."""
     changes = sum(isinstance(step, Change) for step in plan.steps)
@@ -239,21 +215,21 @@ def waits(steps: Iterable[Step]) -> float:
 def down_now(
     rollout: Rollout, report: BalancerReport, unhealthy: Collection[str]
 ) -> frozenset[str]:
-    """Return the names of the targets that serve nobody at this instant.
+    """Return the names of the instances of the fleet that serve nobody at this instant.
 
     These are those that the balancer sends no requests to, and those that were found unhealthy
     and were not cured since (`unhealthy`).
     """
     down = set(unhealthy)
-    for target in rollout.targets:
-        server = report.servers.get(target.instance.server)
+    for instance in (*(target.instance for target in rollout.targets), *rollout.others):
+        server = report.servers.get(instance.server)
         if server is None or not server.serving:
-            down.add(target.instance.name)
+            down.add(instance.name)
     return frozenset(down)
 
 
 def out_now(rollout: Rollout, down: Collection[str]) -> frozenset[str]:
-    """Return the names of the targets that count as out: `down`, being changed, or held out."""
+    """Return the names of the instances that count as out: `down`, being changed, or held out."""
     changing = {
         target.instance.name
         for target in rollout.targets
@@ -300,7 +276,8 @@ def way_back(rollout: Rollout, *, everything: bool) -> tuple[Step, ...]:
     """Return the steps back: what is out of rotation first, then the rest in batches.
 
     Where traffic was shifted the new side loses all of it first, and those that get none any
-    more need no batches.
+    more need no batches. Zones that are kept apart stay so: the one that was begun last comes
+    first, and what is out of rotation in any of them before all that is well.
     """
     shift = _begun_shift(rollout)
     back = to_bring_back(rollout, everything)
@@ -313,8 +290,9 @@ def way_back(rollout: Rollout, *, everything: bool) -> tuple[Step, ...]:
         return (Shift(0, shift.old), *_changes(rollout, back, 0))
     if not _old_side_carries_all(rollout):
         return (*_changes(rollout, back), Restore())
-    together = (Change(1, tuple(one.instance.name for one in back)),) if back else ()
-    return (Shift(0), *together, Restore())
+    together = _by_zone(rollout, back)
+    changes = (Change(number, zone) for number, zone in enumerate(together, 1))
+    return (Shift(0), *changes, Restore())
 
 
 def _begun_shift(rollout: Rollout) -> Shift | None:
@@ -335,14 +313,25 @@ def _changes(
     rollout: Rollout, back: Sequence[Target], share: float | None = None
 ) -> tuple[Change, ...]:
     """Return the steps that bring `back` to their old versions, those out of rotation first."""
-    well = [one.instance.name for one in back if one.status is TargetStatus.HEALTHY]
-    broken = [one.instance.name for one in back if one.status is not TargetStatus.HEALTHY]
-    size = size_of(rollout.policy, len(rollout.targets))
-    groups = [broken, *(well[first : first + size] for first in range(0, len(well), size))]
-    return tuple(
-        Change(number, tuple(group), share)
-        for number, group in enumerate((group for group in groups if group), 1)
-    )
+    well = [one for one in back if one.status is TargetStatus.HEALTHY]
+    broken = [one for one in back if one.status is not TargetStatus.HEALTHY]
+    size = size_of(rollout.policy, rollout.size)
+    groups = _by_zone(rollout, broken)
+    for zone in _by_zone(rollout, well):
+        groups += [zone[first : first + size] for first in range(0, len(zone), size)]
+    return tuple(Change(number, group, share) for number, group in enumerate(groups, 1))
+
+
+def _by_zone(rollout: Rollout, targets: Sequence[Target]) -> list[tuple[str, ...]]:
+    """Return the names of `targets`, zone by zone where they are kept apart, the last one first."""
+    names_in: dict[str, list[str]] = {}
+    for zone in reversed(dict.fromkeys(_zone(rollout, one) for one in rollout.targets)):
+        names_in[zone] = [one.instance.name for one in targets if _zone(rollout, one) == zone]
+    return [tuple(held) for held in names_in.values() if held]
+
+
+def _zone(rollout: Rollout, target: Target) -> str:
+    return zone_of(target.instance, rollout.policy)
 
 
 def ending(cancelled: bool) -> DeploymentStatus:

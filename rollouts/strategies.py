@@ -3,8 +3,9 @@
 A plan is made once and stored; one interpreter follows the steps of all strategies.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from rollouts.facts import (
@@ -20,6 +21,8 @@ from rollouts.facts import (
     Step,
 )
 from rollouts.policy import Policy, resolve
+
+SLOTS = ("blue", "green")
 
 
 @dataclass(frozen=True)
@@ -64,18 +67,53 @@ def size_of(policy: Policy, total: int) -> int:
     return min(resolve(policy.batch_size, total), limit_of(policy, total))
 
 
-def _batches(members: Sequence[Observed], size: int) -> list[Batch]:
-    return [tuple(members[first : first + size]) for first in range(0, len(members), size)]
+def zone_of(instance: Instance, policy: Policy) -> str:
+    """Return the zone that is to be kept apart from others; "" where none is."""
+    return instance.zone if policy.by_zone else ""
 
 
-def rolling(observed: Sequence[Observed], policy: Policy) -> Course:
-    """Change batch after batch: what is out or unhealthy first, the rest in the given order."""
-    ordered = sorted(observed, key=lambda one: not one.out)
-    batches = _batches(ordered, size_of(policy, len(ordered)))
+def zones_in_order(instances: Iterable[Instance], policy: Policy) -> list[str]:
+    """Return the zones as they come: those of `zone_order`, the rest by name, "" at the end."""
+    zones = {zone_of(one, policy) for one in instances}
+    given = [zone for zone in policy.zone_order if zone in zones]
+    return [*given, *sorted(zones - {*given, ""}), *({""} & zones)]
+
+
+def in_order(observed: Sequence[Observed], policy: Policy) -> list[Observed]:
+    """Return who is changed before whom: zone after zone, in each what is out or unhealthy first,
+    the rest in the given order.
+    """
+    zones = zones_in_order((one.instance for one in observed), policy)
+    return sorted(
+        observed, key=lambda one: (zones.index(zone_of(one.instance, policy)), not one.out)
+    )
+
+
+def _batches(ordered: Sequence[Observed], size: int, policy: Policy) -> list[Batch]:
+    """Return batches of at most `size`, none of them with instances of two zones."""
+    zones = (
+        list(those) for _, those in groupby(ordered, lambda one: zone_of(one.instance, policy))
+    )
+    return [
+        tuple(zone[first : first + size]) for zone in zones for first in range(0, len(zone), size)
+    ]
+
+
+def _between(before: Batch, after: Batch, policy: Policy) -> list[Step]:
+    """Return what is waited for between two batches: a bake where the next zone begins."""
+    last, coming = (zone_of(batch[0].instance, policy) for batch in (before, after))
+    if last != coming and policy.zone_bake:
+        return [Bake(policy.zone_bake)]
+    return [Pause(policy.batch_pause)] if policy.batch_pause else []
+
+
+def rolling(observed: Sequence[Observed], policy: Policy, total: int) -> Course:
+    """Change batch after batch, these of a fleet of `total`."""
+    batches = _batches(in_order(observed, policy), size_of(policy, total), policy)
     steps: list[Step] = [Prepare()]
     for number, batch in enumerate(batches, 1):
-        if number > 1 and policy.batch_pause:
-            steps.append(Pause(policy.batch_pause))
+        if number > 1:
+            steps += _between(batches[number - 2], batch, policy)
         steps.append(Change(number, names_of(batch)))
     return Course(tuple(batches), tuple(steps))
 
@@ -86,7 +124,7 @@ def canary(observed: Sequence[Observed], policy: Policy) -> Course:
     As many instances are changed as the share that comes needs, in batches; within a share the
     new side never gets more than what its instances are of the fleet.
     """
-    ordered = sorted(observed, key=lambda one: not one.out)
+    ordered = in_order(observed, policy)
     size = size_of(policy, len(ordered))
     whole = sum(one.weight for one in ordered)
     batches: list[Batch] = []
@@ -98,10 +136,10 @@ def canary(observed: Sequence[Observed], policy: Policy) -> Course:
             continue
         share = float(step["share"])
         done = sum(map(len, batches))
-        coming = _batches(ordered[done : needed(ordered, share, policy)], size)
+        coming = _batches(ordered[done : needed(ordered, share, policy)], size, policy)
         for place, batch in enumerate(coming, 1):
-            if batches and policy.batch_pause and (place > 1 or not _waits(steps[-1])):
-                steps.append(Pause(policy.batch_pause))
+            if batches and (place > 1 or not _waits(steps[-1])):
+                steps += _between(batches[-1], batch, policy)
             batches.append(batch)
             part = 100 * sum(one.weight for one in ordered[: sum(map(len, batches))]) / whole
             reached = share if place == len(coming) else min(share, max(reached, part))
@@ -143,7 +181,8 @@ def blue_green(observed: Sequence[Observed], policy: Policy, live: str) -> Cours
     """
     idle = [one for one in observed if one.instance.slot != live]
     old = tuple(one.instance.server for one in observed if one.instance.slot == live)
-    batches = _batches(idle, resolve(policy.batch_size, len(idle)))  # all of it is out anyway
+    size = resolve(policy.batch_size, len(idle))  # all of it is out anyway
+    batches = _batches(in_order(idle, policy), size, policy)
     steps: list[Step] = [Prepare(), Shift(0, old)]
     steps += [Change(n, names_of(batch), share=0) for n, batch in enumerate(batches, 1)]
     if policy.approve:

@@ -252,7 +252,8 @@ def _baked(rollout: Rollout, now: float, step: Bake) -> Decision:
     """Return what comes of a bake: over by its time, if there was traffic enough to judge by."""
     if rollout.wish is Wish.PROMOTE or (rollout.wish is Wish.PROMOTE_ALL and not step.keep):
         return Pass(f"Promoted by {rollout.wish_by}.")
-    words = f"Baking for {step.seconds:g} s."
+    before = " before the next zone" if rollout.policy.strategy == "rolling" else ""
+    words = f"Baking for {step.seconds:g} s{before}."
     if step.keep:
         words = f"The old slot stays warm for {step.seconds:g} s."
     if waiting := _waited(rollout, now, step.seconds, words):
@@ -336,7 +337,7 @@ def trouble(rollout: Rollout, now: float) -> str | None:
                 f"rollback_threshold ({rollout.policy.rollback_threshold:g} %)."
             )
         waiting = any(target.status is T.PENDING for target in rollout.targets)
-        limit = strategies.limit_of(rollout.policy, len(rollout.targets))
+        limit = strategies.limit_of(rollout.policy, rollout.size)
         if waiting and len(failed) >= limit:
             return f"{first} {len(failed)} held out leave no room within max_unavailable ({limit})."
     if _overdue(rollout, now):
@@ -431,7 +432,7 @@ def _complete(rollout: Rollout) -> Finish:
         return Finish(D.COMPLETED, f"All {well} instances run {rollout.version}.")
     held = "; ".join(f"{target.instance.name}: {target.error}" for target in failed[:5])
     return Finish(
-        D.COMPLETED,
+        D.COMPLETED if well else D.FAILED,
         f"{well} of {len(rollout.targets)} instances run {rollout.version}. Held out: {held}.",
     )
 
@@ -457,7 +458,7 @@ def room(
     rollout: Rollout, waiting: Sequence[str], out: Collection[str], down: Collection[str]
 ) -> tuple[tuple[str, ...], str]:
     """Return which of `waiting` may be taken out now, and why the others wait."""
-    limit = strategies.limit_of(rollout.policy, len(rollout.targets))
+    limit = strategies.limit_of(rollout.policy, rollout.size)
     admitted = planning.admit(waiting, out, down, limit)
     if admitted:
         return admitted, ""
