@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, TypeVar
 
 from rollouts.facts import Instance
@@ -12,6 +12,8 @@ from rollouts.facts import Instance
 T = TypeVar("T")
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# What holds these never leaves us, not even as a signature.
+OUR_SECRETS = frozenset({"SECRET_KEY", "DATABASE_URL", "REDIS_URL"})
 
 
 class KnownHosts(Protocol):
@@ -96,6 +98,8 @@ def check_secret(raw: Any) -> None:
             "must be the name of an environment variable of workers and web that holds the "
             "secret, such as SHOP_DEPLOY_SECRET"
         )
+    if raw in OUR_SECRETS:
+        raise ValueError(f"must be another variable: {raw} is Lockgate's own")
 
 
 def secret(name: str) -> str:
@@ -123,10 +127,21 @@ def make(
         others = {one.name: one for one in entry_points(group=group)}
         if not isinstance(kind, str) or kind not in others:
             raise SettingsError({"kind": f"must be one of: {', '.join([*makers, *others])}"})
-        try:
-            maker = others[kind].load()
-        except Exception as error:  # whatever a foreign package does
-            raise SettingsError(
-                {"kind": f"{others[kind].value} can't be loaded: {error}"}
-            ) from error
+        made: T = _foreign(others[kind], raw, surroundings)
+        return made
     return maker(raw, surroundings)
+
+
+def _foreign(entry: EntryPoint, raw: Mapping[str, Any], surroundings: Surroundings) -> Any:
+    """Return what an installed package makes; raise SettingsError whatever it raises."""
+    try:
+        maker = entry.load()
+    except Exception as error:
+        raise SettingsError({"kind": f"{entry.value} can't be loaded: {error}"}) from error
+    try:
+        return maker(raw, surroundings)
+    except SettingsError:
+        raise
+    except Exception as error:
+        words = f"{entry.value} broke, which its package has to mend: {error!r}"
+        raise SettingsError({"kind": words}) from error

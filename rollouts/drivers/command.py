@@ -15,7 +15,14 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rollouts.adapters import VARIABLE, SettingsError, Surroundings, checked, wrong_keys
+from rollouts.adapters import (
+    OUR_SECRETS,
+    VARIABLE,
+    SettingsError,
+    Surroundings,
+    checked,
+    wrong_keys,
+)
 from rollouts.drivers.leashed import Leashed
 from rollouts.drivers.output import LineSink
 from rollouts.drivers.templates import check_arguments, fill, values
@@ -25,7 +32,6 @@ from rollouts.ports import Driver, DriverError
 LINGER = 0.5  # seconds that output may come on after the program's exit
 ANSWER_TIMEOUT = 5.0  # seconds for a program that is asked something and changes nothing
 MAX_VERSION = 128  # characters; no version is longer
-OUR_SECRETS = frozenset({"SECRET_KEY", "DATABASE_URL", "REDIS_URL"})
 PROGRAMS = ("update", "prepare", "rollback", "version", "artifact")
 
 

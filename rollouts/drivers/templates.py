@@ -27,10 +27,15 @@ def check_arguments(raw: Any) -> None:
     if not raw[0].strip():
         raise ValueError("must begin with a program")
     for argument in raw:
-        if "\0" in argument:
-            raise ValueError("must hold no null character")
-        for match in _BRACES.finditer(argument):
-            _check_brace(match)
+        check_template(argument)
+
+
+def check_template(text: str) -> None:
+    """Raise ValueError with what is right unless `text` holds no other braces than placeholders."""
+    if "\0" in text:
+        raise ValueError("must hold no null character")
+    for match in _BRACES.finditer(text):
+        _check_brace(match)
 
 
 def _check_brace(match: re.Match[str]) -> None:
