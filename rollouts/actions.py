@@ -129,7 +129,7 @@ def _look(
     observed = [
         Observed(
             instance=instance.fact(),
-            version=answer.version or instance.version,
+            version=answer.version or instance.last_seen_version,
             healthy=answer.ok,
             serving=servers[instance.server].serving if servers else None,
             weight=servers[instance.server].full if servers else FULL_WEIGHT,
@@ -147,7 +147,7 @@ async def _ask_all(
         async def ask(instance: Instance) -> Answer:
             try:
                 async with asyncio.timeout(LOOK_TIMEOUT):
-                    return await at.probe.ask(instance.fact())
+                    return await at.health.ask(instance.fact())
             except TimeoutError:
                 return Answer(0.0, ok=False, error=f"no answer within {LOOK_TIMEOUT:g} s")
 

@@ -56,10 +56,15 @@ def adapters_of(service: Service) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Adapters:
-    """What stands between the engine and the real world, for one event loop."""
+    """What stands between the engine and the real world, for one event loop.
+
+    `health` asks instances alone; `probe` has the driver say what they run too, where it can. A
+    driver may need keys that only workers have.
+    """
 
     driver: Driver
     balancer: Balancer
+    health: Probe
     probe: Probe
 
 
@@ -79,7 +84,8 @@ async def adapters_for(
         balancer = balancers.make(frozen["balancer"], around)
         stack.push_async_callback(balancer.aclose)
         probe = await stack.enter_async_context(_http_probe(frozen["version_source"], policy))
-        yield Adapters(driver, balancer, WithDriver(probe, driver, policy.health_check_timeout))
+        told = WithDriver(probe, driver, policy.health_check_timeout)
+        yield Adapters(driver, balancer, probe, told)
 
 
 def _http_probe(source: Mapping[str, Any], policy: Policy) -> HttpProbe:

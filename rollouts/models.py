@@ -14,6 +14,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
+from django.utils.dateparse import parse_datetime
 
 from rollouts import balancers, drivers, facts, probes
 from rollouts.adapters import SettingsError
@@ -203,6 +204,13 @@ class Instance(models.Model):
         """Refuse a host outside of the networks that the operator allows, where any are set."""
         if why := probes.refuse_host(self.hostname, settings.INSTANCE_NETWORKS):
             raise ValidationError({"hostname": why})
+
+    @property
+    def last_seen_version(self) -> str:
+        """Return what it was last known to run: seen, or verified on it; "" if neither."""
+        seen_at = parse_datetime(self.seen.get("at") or "")
+        newer = seen_at is not None and (self.version_at is None or seen_at > self.version_at)
+        return (self.seen.get("version") if newer else "") or self.version
 
     def fact(self) -> facts.Instance:
         """Return what the planner, drivers and probes need of it."""
