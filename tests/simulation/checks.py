@@ -57,7 +57,7 @@ class Checks:
             return
         others = [m for m in world.machines.values() if not self.recalled_just_now(m)]
         gone = sum(not m.meant_to_serve or not world.well(m) for m in others) + 1
-        limit = limit_of(world.policy, len(world.rollout.targets))
+        limit = limit_of(world.policy, world.rollout.size)
         self.that(gone <= limit, f"S1: {machine.name} is drained as number {gone} of {limit}")
 
     def finish(self, machine: Machine) -> None:
@@ -68,6 +68,22 @@ class Checks:
         decision = verdicts.decide(replace(rollout, wish=None), self._world.now())
         over = isinstance(decision, verdicts.Finish)
         self.that(over or ending, f"S9: the way back of {machine.name} is let go of too early")
+
+    def zones(self) -> None:
+        """Where zones are kept apart, one is left before the next is touched."""
+        rollout = self._world.rollout
+        if not rollout.policy.by_zone:
+            return
+        touched = {one.instance.zone for one in rollout.targets if one.status in IN_FLIGHT}
+        self.that(
+            len(touched) <= 1, f"instances of {', '.join(sorted(touched))} are touched at once"
+        )
+        begun = {one.instance.zone for one in rollout.targets if one.status is not T.PENDING}
+        left = {one.instance.zone for one in rollout.targets if not rollout.settled(one)}
+        half_done = sorted(begun & left)
+        self.that(
+            rollout.going_back or len(half_done) <= 1, f"{', '.join(half_done)} are half done"
+        )
 
     def update(self, machine: Machine, version: str) -> None:
         name = machine.name
@@ -186,6 +202,7 @@ class Checks:
                 self.that(out, f"S9: {name} is held out, yet in rotation")
                 continue
             out = machine.out and not self.recalled_just_now(machine)
+            out = out and (status is not T.PENDING or name not in world.out_before)
             self.that(not out, f"S9: {name} is out for no reason")
             version = rollout.version if status is T.HEALTHY else world.before[name]
             self.that(machine.runs == version, f"S9: {name} runs {machine.runs}")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+from rollouts.facts import ServerState
 from tests.simulation.checks import Violation
 from tests.simulation.loop import run
 from tests.simulation.process import BALANCER, Fault
@@ -155,6 +156,22 @@ def _sick_meanwhile() -> World:
     return world
 
 
+def _bad_hosts_in_zones() -> World:
+    zones = {"zones": ("a", "a", "b"), "by_zone": True, "zone_bake": 3}
+    world = World(4, **zones, rollback_threshold=40)
+    world.bad_on = {("web-03", "v2"), ("web-04", "v2")}
+    return world
+
+
+def _some_alone() -> World:
+    world = World(4, only={"web-02", "web-03"})
+    for name in ("web-03", "web-04"):
+        world.machines[name].state = ServerState.DRAIN
+    world.machines["web-03"].sick = True
+    world.rollout = world.plan()
+    return world
+
+
 def _canary(count: int = 3, steps: Sequence[Step] = STEPS, **more: Any) -> World:
     """A canary; its deadline for progress is short, so that a pause of a minute is longer."""
     short = {"batch_size": 1, "max_unavailable": 1, "progress_deadline": 40, "update_timeout": 25}
@@ -189,6 +206,13 @@ def _canary_bad_later() -> World:
 def _canary_without_traffic() -> World:
     world = _canary(2, [{"share": 30, "bake": 6}, {"share": 100}])
     world.rate = 0.0
+    return world
+
+
+def _zones_of_a_canary() -> World:
+    zones = {"zones": ("a", "b"), "by_zone": True, "zone_bake": 3}
+    world = _canary(3, [{"share": 30}, {"share": 100}], **zones)
+    world.bad_on = {("web-02", "v2")}
     return world
 
 
@@ -241,6 +265,8 @@ ROLLING: Mapping[str, Fleet] = {
     "long updates": _long_updates,
     "stuck": _stuck,
     "sick meanwhile": _sick_meanwhile,
+    "bad hosts in zones": _bad_hosts_in_zones,
+    "some alone": _some_alone,
 }
 STEERED: Mapping[str, Fleet] = {
     "canary": _canary,
@@ -248,6 +274,7 @@ STEERED: Mapping[str, Fleet] = {
     "bad canary": _bad_canary,
     "canary with a bad host": _canary_with_a_bad_host,
     "canary bad later": _canary_bad_later,
+    "zones of a canary": _zones_of_a_canary,
     "canary without traffic": _canary_without_traffic,
     "canary of unequals": lambda: _canary(
         3, [{"share": 20}, {"share": 45}, {"share": 100}], weights=(10, 20, 30)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from rollouts.facts import FULL_WEIGHT, BalancerReport, Server, ServerState
-from rollouts.planning import SLOTS
+from rollouts.strategies import SLOTS
 from tests.simulation.loop import START
 
 SAVED_EVERY = 1.0  # seconds between two times that a balancer's state is written down
@@ -30,6 +30,7 @@ class Machine:
     name: str
     runs: str = "v1"
     slot: str = ""
+    zone: str = ""
     state: ServerState = ServerState.READY
     sessions: int = 0
     up: bool = True  # as the balancer's own check finds it
@@ -74,19 +75,29 @@ class Machine:
 class Fleet:
     """Machines behind a balancer that counts, parts requests by weight, and may forget.
 
-    With `slots` the first half is blue and has the traffic, the other is green and idle.
+    With `slots` the first half is blue and has the traffic, the other is green and idle. The
+    instances are in `zones` in turn.
     `weights` are the configured ones, 100 where not given. `bad` are versions that are
     unhealthy wherever they run, `bad_on` pairs of an instance and a version; `errors_of` maps
     versions that are well to the part of their answers that are errors.
     """
 
-    def __init__(self, count: int, slots: bool = False, weights: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        count: int,
+        slots: bool = False,
+        weights: Sequence[int] = (),
+        zones: Sequence[str] = (),
+    ) -> None:
         self.machines: dict[str, Machine] = {}
         for number in range(1, count + 1):
             name = f"web-{number:02}"
             slot = "" if not slots else SLOTS[number > count // 2]
             weight = 0 if slot == SLOTS[1] else weights[number - 1] if weights else 100
-            self.machines[name] = Machine(name, slot=slot, configured=weight, weight=weight)
+            zone = zones[(number - 1) % len(zones)] if zones else ""
+            self.machines[name] = Machine(
+                name, slot=slot, zone=zone, configured=weight, weight=weight
+            )
         self.bad: set[str] = set()
         self.bad_on: set[tuple[str, str]] = set()
         self.errors_of: dict[str, float] = {}

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from rollouts import analysis, lease
 from rollouts.facts import Answer, BalancerReport, Rollout, Shift, Step, Wish
-from rollouts.planning import SLOTS
 from rollouts.ports import Interrupted
 from rollouts.states import (
     TERMINAL,
@@ -16,6 +15,7 @@ from rollouts.states import (
     check_deployment_move,
     check_target_move,
 )
+from rollouts.strategies import SLOTS
 
 if TYPE_CHECKING:
     from tests.simulation.process import Process
@@ -217,7 +217,8 @@ class StoredJournal:
         """Return of each server that may have traffic on which side it is."""
         rollout = self._world.rollout
         shift = next((step for step in rollout.plan if isinstance(step, Shift)), None)
-        sides = dict.fromkeys(shift.old if shift else (), analysis.OLD)
+        others = tuple(one.server for one in rollout.others)
+        sides = dict.fromkeys(shift.old if shift else others, analysis.OLD)
         for target in rollout.targets:
             server = target.instance.server
             if target.status is T.HEALTHY:

@@ -154,6 +154,33 @@ MUTANTS: tuple[Mutant, ...] = (
         ("down = set(unhealthy)", "down = set()"),
     ),
     _mutant(
+        "does not count who is left as it is",
+        "planning",
+        "some alone",
+        ("in rollout.targets), *rollout.others):", "in rollout.targets),):"),
+    ),
+    _mutant(
+        "puts instances of two zones into one batch",
+        "strategies",
+        "bad hosts in zones",
+        ("groupby(ordered, lambda one: zone_of(one.instance, policy))", "[('', ordered)]"),
+    ),
+    _mutant(
+        "goes on to the next zone before the one under way is done",
+        "strategies",
+        "zones of a canary",
+        (
+            "key=lambda one: (zones.index(zone_of(one.instance, policy)), not one.out)",
+            "key=lambda one: not one.out",
+        ),
+    ),
+    _mutant(
+        "goes back in all zones at once",
+        "planning",
+        "bad hosts in zones",
+        ("return zone_of(target.instance, rollout.policy)", "return ''"),
+    ),
+    _mutant(
         "takes all back to one version",
         "facts",
         "mixed",

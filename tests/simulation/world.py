@@ -9,7 +9,7 @@ broke.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from rollouts import analysis, lease, planning
 from rollouts.facts import Approve, Bake, Instance, Retire, Rollout, Shift, Target, Wish
 from rollouts.policy import parse
 from rollouts.states import TERMINAL, DeploymentStatus, TargetStatus
-from rollouts.strategies import Observed
+from rollouts.strategies import SLOTS, Observed
 from tests.simulation.checks import Checks, Violation
 from tests.simulation.fleet import Fleet
 from tests.simulation.loop import START
@@ -55,8 +55,8 @@ class World(Fleet):
     """A fleet, the store of its one deployment, and switches for trouble.
 
     `faults` are what goes wrong at which call, counted over all processes. With `swaps` the
-    deployment is one that only moves the traffic to the idle slot. Where traffic is judged, a
-    person approves some minutes after that was asked for.
+    deployment is one that only moves the traffic to the idle slot, and with `only` one of these
+    instances. Where traffic is judged, a person approves some minutes after that was asked for.
     """
 
     def __init__(
@@ -65,11 +65,13 @@ class World(Fleet):
         *,
         slots: bool = False,
         weights: Sequence[int] = (),
+        zones: Sequence[str] = (),
         swaps: bool = False,
+        only: Collection[str] | None = None,
         **policy: Any,
     ) -> None:
-        super().__init__(count, slots, weights)
-        self.slots, self.swaps = slots, swaps
+        super().__init__(count, slots, weights, zones)
+        self.slots, self.swaps, self.only = slots, swaps, only
         strategy = "blue_green" if slots else policy.get("strategy", "rolling")
         # The look before the start is the same for all: one fleet has it, and its faults.
         short = {
@@ -101,7 +103,7 @@ class World(Fleet):
         self.checks = Checks(self)
         self.shares = Shares(self)
         self._expected: tuple[int, float] | None = None  # what a person has noticed is waited for
-        live = planning.SLOTS[0] if slots else ""
+        live = SLOTS[0] if slots else ""
         self.store = Store(self.plan(live=live), live_slot=live)
         self._planned()
 
@@ -109,6 +111,7 @@ class World(Fleet):
         self.planned = self.rollout.plan
         self.shifts = any(isinstance(one, Shift) for one in self.planned)
         self.before = {m.name: m.runs for m in self.machines.values()}
+        self.out_before = {m.name for m in self.machines.values() if m.out}
         self._targets = {one.instance.name for one in self.rollout.targets}
 
     @property
@@ -149,6 +152,7 @@ class World(Fleet):
         self.log.append(what)
         self.most_out = max(self.most_out, sum(m.out for m in self.machines.values()))
         self.shares.look()
+        self.checks.zones()
         self.on_effect(what)
 
     # What people do
@@ -220,7 +224,7 @@ class World(Fleet):
     def plan(self, version: str = "v2", live: str = "") -> Rollout:
         observed = [
             Observed(
-                Instance(m.name, "127.0.0.1", 80, m.name, m.slot),
+                Instance(m.name, "127.0.0.1", 80, m.name, m.slot, m.zone),
                 m.runs,
                 self.well(m),
                 m.serving,
@@ -231,7 +235,7 @@ class World(Fleet):
         if self.swaps:
             version, made = planning.swap(observed, self.policy, live)
         else:
-            made = planning.plan(version, observed, self.policy, live)
+            made = planning.plan(version, observed, self.policy, live, self.only)
         return Rollout(
             id="deploy-000000000001",
             service="shop",
@@ -243,6 +247,11 @@ class World(Fleet):
                 Target(one.instance, batch, TargetStatus.PENDING, one.version, version)
                 for batch, members in enumerate(made.batches, 1)
                 for one in members
+            ),
+            others=tuple(
+                one.instance
+                for one in observed
+                if self.only is not None and one.instance.name not in self.only
             ),
             progress_at=START,
             judgement=analysis.verdict(analysis.Evidence(), self.policy.judging),
