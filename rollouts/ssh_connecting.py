@@ -81,7 +81,7 @@ class Place:
 
 @dataclass(frozen=True)
 class SshSettings:
-    """How hosts are reached. `key` is a path on the worker's machine.
+    """How hosts are reached. `key` is a path on the worker's machine; without one, an agent has it.
 
     `hosts` says where the sshd of an instance's name or host name is, where it is not at the
     host name itself.
@@ -90,7 +90,7 @@ class SshSettings:
     user: str = ""
     port: int = 22
     key: str = ""
-    agent: bool = False
+    agent: bool = True
     jump: Place | None = None
     hosts: Mapping[str, Place] = field(default_factory=dict)
 
@@ -114,6 +114,8 @@ class SshSettings:
         }
         errors = wrong_keys(raw, required=(), optional=tuple(checks))
         checked(raw, checks, errors)
+        if raw.get("agent") is False and "key" not in raw:
+            errors["key"] = "is missing: without an agent there has to be one"
         if errors:
             raise ValueError("; ".join(f"{key} {text}" for key, text in errors.items()))
         user, port = raw.get("user", ""), raw.get("port", 22)
@@ -121,7 +123,7 @@ class SshSettings:
             user=user,
             port=port,
             key=raw.get("key", ""),
-            agent=raw.get("agent", False),
+            agent=raw.get("agent", "key" not in raw),
             jump=Place.parse(raw["jump"], user=user) if "jump" in raw else None,
             hosts={
                 name: Place.parse(text, port, user) for name, text in raw.get("hosts", {}).items()
@@ -247,15 +249,8 @@ def _algorithms(confirmed: Sequence[str]) -> list[str]:
 @asynccontextmanager
 async def _client_keys(settings: SshSettings) -> AsyncIterator[Sequence[Any]]:
     """Yield what to log in with; raise LoginRefused where there is nothing."""
-    keys: list[Any] = []
-    if settings.key:
-        keys.extend(_read_key(settings.key))
+    keys = list(_read_key(settings.key)) if settings.key else []
     if not settings.agent:
-        if not keys:
-            raise LoginRefused(
-                "there is no key to log in with: set `key` to the path of one on the worker's "
-                "machine, or `agent` to true, in the service's `ssh` settings"
-            )
         yield keys
         return
     try:

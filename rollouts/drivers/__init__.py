@@ -14,12 +14,14 @@ from typing import Any
 from rollouts import adapters
 from rollouts.adapters import NOWHERE, Surroundings
 from rollouts.drivers.command import Command
+from rollouts.drivers.ssh import SshDriver
 from rollouts.drivers.webhook import Webhook
 from rollouts.ports import Driver
 
 GROUP = "lockgate.drivers"
 KINDS: Mapping[str, adapters.Maker[Driver]] = {
     "command": Command.from_settings,
+    "ssh": SshDriver.from_settings,
     "webhook": Webhook.from_settings,
 }
 
