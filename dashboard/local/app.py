@@ -1,7 +1,8 @@
 """The application of the demo fleet: it says its version, and shows the trouble that it names.
 
 The standard library alone, and little of it: an instance is started at every update.
-`app.py --name web-01 [--host 127.0.0.1] --port 20001 --version-file FILE [--balancer URL]`
+`app.py --name web-01 [--host 127.0.0.1] --port 20001 [--version-file FILE] [--balancer URL]`;
+without a file the version is that of the environment, SHOP_VERSION.
 
 A version that ends in one of these shows trouble: `-unhealthy` (/health answers 500), `-crash`
 (ends at start), `-slow` (3 s to start), `-hang` (/health never answers), `-liar` (reports
@@ -194,10 +195,16 @@ def hold_one_request(app: App, balancer: str) -> None:
             continue
 
 
+def _version(file_name: str | None) -> str:
+    if file_name is None:
+        return os.environ["SHOP_VERSION"]
+    with open(file_name, encoding="utf-8") as file:  # noqa: PTH123 - pathlib is slow
+        return file.read().strip()
+
+
 def main(arguments: list[str]) -> int:
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
-    with open(options["--version-file"], encoding="utf-8") as file:  # noqa: PTH123 - pathlib is slow
-        app = App(options["--name"], file.read().strip())
+    app = App(options["--name"], _version(options.get("--version-file")))
 
     # A pipe into which Python writes at once: the handler itself waits until the main thread
     # returns from what it waits for, and never runs where the signal came just before that.

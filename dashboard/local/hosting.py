@@ -127,6 +127,3 @@ class Machines(Processes):
                 confirmed_at=timezone.now(),
                 confirmed_by="demo",
             )
-
-
-KINDS: Mapping[str, type[Processes]] = {"command": Processes, "ssh": Machines}

@@ -159,6 +159,19 @@ class Places:
         return self.runtime / "ssh"
 
     @property
+    def docker(self) -> Path:
+        """All that the demo's Docker engine keeps."""
+        return self.data / "docker"
+
+    @property
+    def docker_runtime(self) -> Path:
+        return self.runtime / "docker"
+
+    @property
+    def docker_socket(self) -> Path:
+        return self.runtime / "docker.sock"
+
+    @property
     def haproxy_config(self) -> Path:
         return self.data / "haproxy.cfg"
 

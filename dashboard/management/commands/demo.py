@@ -13,16 +13,16 @@ from dashboard.local import (
     application,
     fleet,
     haproxy_server,
-    hosting,
     load,
     once,
     postgres_server,
     redis_server,
     showcase,
 )
+from dashboard.local.containers import Containers
 from dashboard.local.environment import current_places
 from dashboard.local.errors import LocalError
-from dashboard.local.hosting import Processes
+from dashboard.local.hosting import Machines, Processes
 from dashboard.local.places import Places
 from dashboard.local.stack import (
     LOOPBACK,
@@ -38,6 +38,11 @@ from dashboard.local.supervision import Program
 from rollouts.policy import STRATEGIES
 
 FIRST_PORT = 20_000
+DRIVERS: dict[str, type[Processes]] = {
+    "command": Processes,
+    "ssh": Machines,
+    "docker": Containers,
+}
 FIRST_PORTS = range(1024, 50_000)
 MOST_INSTANCES = 200
 MOST_REQUESTS = 1000  # a second
@@ -64,7 +69,7 @@ class Command(BaseCommand):
             "--strategy", choices=STRATEGIES, default="rolling", help="how versions are deployed"
         )
         parser.add_argument(
-            "--driver", choices=hosting.KINDS, default="command", help="how instances are updated"
+            "--driver", choices=DRIVERS, default="command", help="how instances are updated"
         )
         parser.add_argument(
             "--ports",
@@ -135,8 +140,8 @@ class Demo:
     def _hosting(self) -> Iterator[Processes]:
         # Not before the folder is ours: a run that was killed may have left the port taken.
         check_port(self.port)
-        kind = hosting.KINDS[self.driver]
-        for each in hosting.KINDS.values():
+        kind = DRIVERS[self.driver]
+        for each in DRIVERS.values():
             each.clear(self.places)
         kind.check()
         try:
