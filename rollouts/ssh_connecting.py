@@ -4,7 +4,7 @@ import asyncio
 import re
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -200,8 +200,9 @@ async def connect(
     """
     confirmed = await known_hosts.keys(place.host, place.port)
     shown = _Shown()
+    lacking: list[LoginRefused] = []
     try:
-        async with _client_keys(settings) as keys:
+        async with _client_keys(settings, lacking) as keys:
             return await asyncssh.connect(
                 place.host,
                 place.port,
@@ -212,7 +213,7 @@ async def connect(
                 server_host_key_algs=_algorithms(confirmed),
                 x509_trusted_certs=None,
                 username=place.user or (),
-                client_keys=keys,
+                client_keys=keys or None,  # an empty list would mean those in ~/.ssh
                 agent_path=None,
                 preferred_auth=["publickey"],
                 password_auth=False,
@@ -231,7 +232,7 @@ async def connect(
             await known_hosts.met(place.host, place.port, shown.key)
         raise HostKeyRefused(_refusal(place, shown.key, bool(confirmed))) from error
     except asyncssh.PermissionDenied as error:
-        raise LoginRefused(_no_login(place, settings)) from error
+        raise (lacking or [LoginRefused(_no_login(place, settings))])[0] from error
     except (OSError, asyncssh.Error, ValueError) as error:
         raise _unreachable(place, tunnel, error) from error
 
@@ -247,21 +248,34 @@ def _algorithms(confirmed: Sequence[str]) -> list[str]:
 
 
 @asynccontextmanager
-async def _client_keys(settings: SshSettings) -> AsyncIterator[Sequence[Any]]:
-    """Yield what to log in with; raise LoginRefused where there is nothing."""
-    keys = list(_read_key(settings.key)) if settings.key else []
-    if not settings.agent:
+async def _client_keys(
+    settings: SshSettings, lacking: list[LoginRefused]
+) -> AsyncIterator[Sequence[Any]]:
+    """Yield what to log in with; add to `lacking` why there is less than there should be.
+
+    That is not raised here: the host has to show its key first.
+    """
+    keys: list[Any] = []
+    async with AsyncExitStack() as stack:
+        try:
+            if settings.key:
+                keys.extend(_read_key(settings.key))
+            if settings.agent:
+                agent = await stack.enter_async_context(await _agent())
+                keys.extend(await agent.get_keys())
+        except LoginRefused as error:
+            lacking.append(error)
         yield keys
-        return
+
+
+async def _agent() -> asyncssh.SSHAgentClient:
     try:
-        agent = await asyncssh.connect_agent()
+        return await asyncssh.connect_agent()
     except (OSError, asyncssh.Error) as error:
         raise LoginRefused(
             f"the worker reaches no SSH agent ({error}): start it with SSH_AUTH_SOCK set, "
-            "or set `agent` to false and `key` to a path in the service's `ssh` settings"
+            "or set `key` to the path of a private key in the service's `ssh` settings"
         ) from error
-    async with agent:
-        yield [*keys, *await agent.get_keys()]
 
 
 def _read_key(path: str) -> Sequence[Any]:

@@ -1,0 +1,139 @@
+"""`manage.py hostkeys`: the keys of hosts that are reached over SSH, met, compared, confirmed."""
+
+import asyncio
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+from django.core.management.base import BaseCommand, CommandParser
+from django.db.models import QuerySet
+
+from rollouts import hostkeys
+from rollouts.management.commands.deploy import person
+from rollouts.models import HostKey, Service
+from rollouts.ssh import HostKeyRefused, Place, Ssh, SshError, SshSettings
+
+REFUSED = 2
+
+
+class Command(BaseCommand):
+    """List, meet, confirm and forget host keys."""
+
+    help = (
+        "The keys of hosts that are reached over SSH. A host is trusted once a person has compared "
+        "its fingerprint with what `ssh-keygen -lf` says on the host itself, and confirmed it. "
+        "Exit status: 0, or 2 where something is refused or a host could not be met."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Take what is to be done, `list` where nothing is said."""
+        doing = parser.add_subparsers(dest="do", metavar="list|scan|confirm|forget")
+        doing.add_parser("list", help="print all keys (the default)")
+        scan = doing.add_parser("scan", help="meet the hosts of a service; confirms nothing")
+        scan.add_argument("service")
+        scan.add_argument("host", nargs="*", help="others than those of its instances")
+        for name, words in (
+            ("confirm", "trust a key that a host showed"),
+            ("forget", "trust a key, or all keys of a host, no more"),
+        ):
+            one = doing.add_parser(name, help=words)
+            one.add_argument("host", metavar="HOST[:PORT]")
+            one.add_argument("fingerprint", nargs="?" if name == "forget" else None)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Do what was asked for."""
+        match options["do"]:
+            case "scan":
+                self._scan(options["service"], options["host"])
+            case "confirm":
+                self._confirm(options["host"], options["fingerprint"])
+            case "forget":
+                self._forget(options["host"], options["fingerprint"])
+            case _:
+                self._print(HostKey.objects.all())
+
+    def _scan(self, name: str, more: Sequence[str]) -> None:
+        service = Service.objects.filter(name=name).first()
+        if service is None:
+            self._refuse(f"there is no service {name}")
+        settings = self._settings(service)
+        instances = [one.fact() for one in service.instances.filter(active=True)]
+        hosts = more or list(dict.fromkeys(settings.host_of(one) for one in instances))
+        failed = asyncio.run(_meet(settings, hosts))
+        for line in failed:
+            self.stderr.write(line)
+        places = {str(settings.place(host)): settings.place(host) for host in hosts}
+        if settings.jump is not None:
+            places[str(settings.jump)] = settings.jump
+        for place in places.values():
+            self._print(HostKey.objects.filter(host=place.host, port=place.port))
+        if failed:
+            sys.exit(REFUSED)
+
+    def _settings(self, service: Service) -> SshSettings:
+        adapters = (service.driver, service.balancer)
+        found = [raw.get("ssh") for raw in adapters if raw.get("kind") == "ssh" or "ssh" in raw]
+        if not found:
+            self._refuse(f"neither driver nor balancer of {service} has `ssh` settings")
+        return SshSettings.parse(found[0])
+
+    def _confirm(self, host: str, fingerprint: str) -> None:
+        keys = self._keys(host).filter(fingerprint=fingerprint)
+        if not keys:
+            self._refuse(
+                f"{host} showed no key {fingerprint}: let it be met first, with "
+                '`manage.py hostkeys scan SERVICE` or "Check fleet"'
+            )
+        hostkeys.confirm(keys, person())
+        self._print(keys)
+
+    def _forget(self, host: str, fingerprint: str | None) -> None:
+        keys = self._keys(host)
+        if fingerprint:
+            keys = keys.filter(fingerprint=fingerprint)
+        chosen = list(keys)
+        if not chosen:
+            self._refuse(f"no such key of {host} is kept")
+        hostkeys.forget(chosen, person())
+        for key in chosen:
+            self.stdout.write(f"forgotten: {key}")
+
+    def _keys(self, host: str) -> QuerySet[HostKey]:
+        try:
+            place = Place.parse(host)
+        except ValueError as error:
+            self._refuse(f"{host} {error}")
+        return HostKey.objects.filter(host=place.host, port=place.port)
+
+    def _print(self, keys: Iterable[HostKey]) -> None:
+        for key in keys:
+            where = Place(key.host, key.port)
+            kind = key.key.split()[0]
+            if key.confirmed_at is None:
+                state = "not confirmed"
+            else:
+                state = f"confirmed by {key.confirmed_by} at {key.confirmed_at:%Y-%m-%d %H:%M} UTC"
+            self.stdout.write(f"{where}  {key.fingerprint}  {kind}  {state}")
+
+    def _refuse(self, line: str) -> NoReturn:
+        self.stderr.write(f"Refused: {line}.")
+        sys.exit(REFUSED)
+
+
+async def _meet(settings: SshSettings, hosts: Sequence[str]) -> list[str]:
+    """Reach all `hosts`, so that their keys are kept; return what else went wrong."""
+    ssh = Ssh(settings, hostkeys.ConfirmedHosts())
+
+    async def one(host: str) -> str:
+        try:
+            await ssh.reach(host)
+        except HostKeyRefused:
+            return ""
+        except SshError as error:
+            return str(error)
+        return ""
+
+    try:
+        return [line for line in await asyncio.gather(*map(one, hosts)) if line]
+    finally:
+        await ssh.aclose()
