@@ -126,7 +126,9 @@ def make(
     if maker is None:
         others = {one.name: one for one in entry_points(group=group)}
         if not isinstance(kind, str) or kind not in others:
-            raise SettingsError({"kind": f"must be one of: {', '.join(dict.fromkeys([*makers, *others]))}"})
+            raise SettingsError(
+                {"kind": f"must be one of: {', '.join(dict.fromkeys([*makers, *others]))}"}
+            )
         made: T = _foreign(others[kind], raw, surroundings)
         return made
     return maker(raw, surroundings)

@@ -17,6 +17,7 @@ from typing import Any
 
 SECRET = "a shared secret of the tests"
 LOOK_INTERVAL = 0.02  # seconds between two looks at a lease
+SHOWN = 300  # lines of output in a status
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Job:
         assert self.process.stdout
         with self.process.stdout as lines:
             for line in lines:
-                self.lines = [*self.lines, line.decode(errors="replace").rstrip("\n")][-1000:]
+                self.lines.append(line.decode(errors="replace").rstrip("\n"))
 
     def _watch(self) -> None:
         while self.process.poll() is None:
@@ -117,12 +118,16 @@ class Job:
     def status(self) -> dict[str, Any]:
         code = self.process.poll()
         if code is None:
-            return {"status": "running", "output": self.lines}
+            return {"status": "running", **self._output()}
         self._reading.join(1)
         if code == 0:
-            return {"status": "done", "output": self.lines}
+            return {"status": "done", **self._output()}
         last = self.lines[-1] if self.lines else "without any output"
-        return {"status": "failed", "output": self.lines, "message": f"status {code}: {last}"}
+        return {"status": "failed", **self._output(), "message": f"status {code}: {last}"}
+
+    def _output(self) -> dict[str, Any]:
+        first = max(0, len(self.lines) - SHOWN)
+        return {"output": self.lines[first:][:SHOWN], "first": first}
 
 
 class Agent:

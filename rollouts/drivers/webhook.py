@@ -264,6 +264,8 @@ class _Work:
         lines, first = fields.get("output"), fields.get("first", 0)
         if not isinstance(lines, list) or not isinstance(first, int):
             return
+        if lines and first > self._lines:
+            self._sink.feed(f"… {first - self._lines} lines cut by the agent\n".encode())
         for number, line in enumerate(lines, first):
             if number >= self._lines and isinstance(line, str):
                 self._sink.feed(line.encode(errors="replace") + b"\n")

@@ -164,11 +164,12 @@ async def test_a_status_is_polled_until_it_is_done() -> None:
         ACCEPTED,
         Answer(200, {"status": "running", "output": ["one", "\x1b[31mtwo\x1b[0m"]}),
         Answer(200, {"status": "running", "output": ["two", "three"], "first": 1}),
+        Answer(200, {"status": "running", "output": ["six"], "first": 5}),
         Answer(204),
     ) as (address, script):
         lines = await update(made(address))
-    assert lines == ["one", "two", "three"]
-    assert script.lines == ["POST /deploy", *3 * ["GET /jobs/1"]]
+    assert lines == ["one", "two", "three", "… 2 lines cut by the agent", "six"]
+    assert script.lines == ["POST /deploy", *4 * ["GET /jobs/1"]]
     assert all(one.signed() and one.headers["X-Lockgate-Lease"] for one in script.asked)
 
 
