@@ -14,6 +14,8 @@ from dashboard.admin_keeping import log_changes
 from rollouts import hostkeys
 from rollouts.models import HostKey
 
+FIELDS = ("host", "port", "fingerprint", "key", "met_at", "confirmed_at", "confirmed_by")
+
 
 class ConfirmedFilter(admin.SimpleListFilter):
     """Keys by whether a person confirmed them."""
@@ -39,8 +41,8 @@ class HostKeyAdmin(admin.ModelAdmin):
     list_per_page = 100
     search_fields = ["host", "fingerprint", "confirmed_by"]
     search_help_text = "A host, fingerprint, or who confirmed it"
-    fields = ["host", "port", "fingerprint", "key", "met_at", "confirmed_at", "confirmed_by"]
-    readonly_fields = fields
+    fields = FIELDS
+    readonly_fields = FIELDS
     actions = ["confirm", "forget"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:

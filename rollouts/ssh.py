@@ -112,9 +112,7 @@ class Ssh:
             ):
                 channel.write(stdin)
                 channel.write_eof()
-                await asyncio.wait(
-                    {session.exited, answer.too_much}, return_when=asyncio.FIRST_COMPLETED
-                )
+                await session.exited_within(None, answer.too_much)
                 await session.closed_within(LINGER, answer.too_much)
         except TimeoutError as error:
             words = f"no answer from {argv[0]} on {host} within {timeout:g} s"

@@ -19,8 +19,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from rollouts.drivers import leash
-from rollouts.drivers.output import clean
+from rollouts.lease import clock
 from rollouts.ssh_connecting import SshError, SshUnreachable
 from rollouts.ssh_sessions import Channel, Session
 
@@ -29,6 +28,7 @@ WORD_INTERVAL = 0.5  # seconds between two words to it
 LINGER = 0.5  # seconds that output may come on after a program's exit
 END_PATIENCE = 4.0  # seconds for a program to be ended there, its grace of 1 s included
 LONGEST_LINE = 4096  # bytes
+LONGEST_NOISE = 300  # characters
 
 PREFIX = b"lockgate: "
 
@@ -119,15 +119,14 @@ class Deadlines:
     however long the answer was under way.
     """
 
-    def __init__(self, host_clock: int, here: int) -> None:
-        """Take hundredths of a second that the host said, and nanoseconds as we heard it."""
+    def __init__(self, host_clock: int, here: float) -> None:
+        """Take hundredths of a second that the host said, and our seconds as we heard it."""
         self._host_clock = host_clock
         self._here = here
 
-    def until(self, now: int, left: float) -> bytes:
+    def until(self, now: float, left: float) -> bytes:
         """Return the word that gives the program `left` seconds from `now`."""
-        passed = (now - self._here) / 1e9
-        return b"%d\n" % max(0, self._host_clock + int((passed + left) * 100))
+        return b"%d\n" % max(0, self._host_clock + int((now - self._here + left) * 100))
 
 
 class Kept:
@@ -155,11 +154,12 @@ class Kept:
             if line.startswith(PREFIX):
                 self._take(*line.removeprefix(PREFIX).decode(errors="replace").split())
             else:  # of the login shell, or of a tool that fails
-                self._noise = clean(line) or self._noise
+                text = "".join(filter(str.isprintable, line.decode(errors="replace")))
+                self._noise = text.strip()[:LONGEST_NOISE] or self._noise
 
     def _take(self, word: str, value: str = "") -> None:
         if word == "clock" and value.isdecimal() and not self._deadlines.done():
-            self._deadlines.set_result(Deadlines(int(value), leash.now()))
+            self._deadlines.set_result(Deadlines(int(value), clock()))
         elif word == "busy":
             self._output(f"waiting until an earlier run on {self._host} has ended\n".encode())
         elif word == "over":
@@ -176,10 +176,10 @@ class Kept:
         deadlines = await self._started(session)
         while not session.exited.done():
             # The clock is read first, so that being stopped in between takes away from the rest.
-            word = deadlines.until(leash.now(), left())
+            word = deadlines.until(clock(), left())
             with suppress(BrokenPipeError):  # it has just exited
                 channel.write(word)
-            await asyncio.wait({session.exited}, timeout=WORD_INTERVAL)
+            await session.exited_within(WORD_INTERVAL)
         await session.closed_within(LINGER)
         if self._over:
             await session.closed_within(END_PATIENCE, self._gone)
@@ -192,11 +192,7 @@ class Kept:
         return status
 
     async def _started(self, session: Session) -> Deadlines:
-        await asyncio.wait(
-            {self._deadlines, session.exited},
-            timeout=START_PATIENCE,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
+        await session.exited_within(START_PATIENCE, self._deadlines)
         if self._deadlines.done():
             return self._deadlines.result()
         await session.closed_within(LINGER)

@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncssh
 
-Channel = asyncssh.SSHClientChannel[bytes]
+Channel = asyncssh.SSHClientChannel[Any]
 
 
 class Session(asyncssh.SSHClientSession[bytes]):
@@ -38,10 +38,17 @@ class Session(asyncssh.SSHClientSession[bytes]):
         if not self.exited.done():
             self.exited.set_result(status)
 
+    async def exited_within(self, seconds: float | None, *others: asyncio.Future[Any]) -> None:
+        """Return when it exited, one of `others` is done, or `seconds` are over."""
+        await _first(seconds, self.exited, *others)
+
     async def closed_within(self, seconds: float, *others: asyncio.Future[Any]) -> None:
         """Return when all is said, one of `others` is done, or `seconds` are over."""
-        done = {self.closed, *others}
-        await asyncio.wait(done, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        await _first(seconds, self.closed, *others)
+
+
+async def _first(seconds: float | None, *futures: asyncio.Future[Any]) -> None:
+    await asyncio.wait(futures, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def start(
@@ -51,13 +58,14 @@ async def start(
 
     Raises asyncssh.Error.
     """
+    session = Session(heard)
     starting = asyncio.ensure_future(
         connection.create_session(
-            lambda: Session(heard), command, encoding=None, request_pty=False, env=None, send_env=()
+            lambda: session, command, encoding=None, request_pty=False, env=None, send_env=()
         )
     )
     try:
-        channel, session = await asyncio.shield(starting)
+        channel, _ = await asyncio.shield(starting)
     except asyncio.CancelledError:
         # Given up half open, it would take one of the few sessions of the connection for good.
         starting.add_done_callback(_abort)
@@ -65,6 +73,6 @@ async def start(
     return channel, session
 
 
-def _abort(starting: "asyncio.Future[tuple[Channel, Session]]") -> None:
+def _abort(starting: "asyncio.Future[tuple[Channel, Any]]") -> None:
     if not starting.cancelled() and starting.exception() is None:
         starting.result()[0].abort()

@@ -31,7 +31,6 @@ class Command(BaseCommand):
         doing.add_parser("list", help="print all keys (the default)")
         scan = doing.add_parser("scan", help="meet the hosts of a service; confirms nothing")
         scan.add_argument("service")
-        scan.add_argument("host", nargs="*", help="others than those of its instances")
         for name, words in (
             ("confirm", "trust a key that a host showed"),
             ("forget", "trust a key, or all keys of a host, no more"),
@@ -44,7 +43,7 @@ class Command(BaseCommand):
         """Do what was asked for."""
         match options["do"]:
             case "scan":
-                self._scan(options["service"], options["host"])
+                self._scan(options["service"])
             case "confirm":
                 self._confirm(options["host"], options["fingerprint"])
             case "forget":
@@ -52,30 +51,24 @@ class Command(BaseCommand):
             case _:
                 self._print(HostKey.objects.all())
 
-    def _scan(self, name: str, more: Sequence[str]) -> None:
+    def _scan(self, name: str) -> None:
         service = Service.objects.filter(name=name).first()
         if service is None:
             self._refuse(f"there is no service {name}")
-        settings = self._settings(service)
-        instances = [one.fact() for one in service.instances.filter(active=True)]
-        hosts = more or list(dict.fromkeys(settings.host_of(one) for one in instances))
-        failed = asyncio.run(_meet(settings, hosts))
+        reached = _reached(service)
+        if not reached:
+            self._refuse(f"neither driver nor balancer of {service} goes over SSH")
+        failed = asyncio.run(_meet(reached))
+        places: set[Place] = set()
+        for settings, hosts in reached:
+            places |= {settings.place(host) for host in hosts}
+            places |= {settings.jump} if settings.jump else set()
+        for host, port in sorted({(place.host, place.port) for place in places}):
+            self._print(HostKey.objects.filter(host=host, port=port))
         for line in failed:
             self.stderr.write(line)
-        places = {str(settings.place(host)): settings.place(host) for host in hosts}
-        if settings.jump is not None:
-            places[str(settings.jump)] = settings.jump
-        for place in places.values():
-            self._print(HostKey.objects.filter(host=place.host, port=place.port))
         if failed:
             sys.exit(REFUSED)
-
-    def _settings(self, service: Service) -> SshSettings:
-        adapters = (service.driver, service.balancer)
-        found = [raw.get("ssh") for raw in adapters if raw.get("kind") == "ssh" or "ssh" in raw]
-        if not found:
-            self._refuse(f"neither driver nor balancer of {service} has `ssh` settings")
-        return SshSettings.parse(found[0])
 
     def _confirm(self, host: str, fingerprint: str) -> None:
         keys = self._keys(host).filter(fingerprint=fingerprint)
@@ -120,11 +113,22 @@ class Command(BaseCommand):
         sys.exit(REFUSED)
 
 
-async def _meet(settings: SshSettings, hosts: Sequence[str]) -> list[str]:
-    """Reach all `hosts`, so that their keys are kept; return what else went wrong."""
-    ssh = Ssh(settings, hostkeys.ConfirmedHosts())
+def _reached(service: Service) -> list[tuple[SshSettings, list[str]]]:
+    """Return how driver and balancer of `service` go over SSH, and to which hosts."""
+    instances = [one.fact() for one in service.instances.filter(active=True)]
+    reached = []
+    for raw in (service.driver, service.balancer):
+        if raw.get("kind") == "ssh" or "ssh" in raw:
+            settings = SshSettings.parse(raw.get("ssh"))
+            hosts = raw.get("hosts") or [settings.host_of(one) for one in instances]
+            reached.append((settings, list(dict.fromkeys(hosts))))
+    return reached
 
-    async def one(host: str) -> str:
+
+async def _meet(reached: Sequence[tuple[SshSettings, Sequence[str]]]) -> list[str]:
+    """Reach all hosts, so that their keys are kept; return what else went wrong."""
+
+    async def one(ssh: Ssh, host: str) -> str:
         try:
             await ssh.reach(host)
         except HostKeyRefused:
@@ -133,7 +137,12 @@ async def _meet(settings: SshSettings, hosts: Sequence[str]) -> list[str]:
             return str(error)
         return ""
 
-    try:
-        return [line for line in await asyncio.gather(*map(one, hosts)) if line]
-    finally:
-        await ssh.aclose()
+    async def all_of(settings: SshSettings, hosts: Sequence[str]) -> list[str]:
+        ssh = Ssh(settings, hostkeys.ConfirmedHosts())
+        try:
+            return await asyncio.gather(*(one(ssh, host) for host in hosts))
+        finally:
+            await ssh.aclose()
+
+    lines = [line for each in reached for line in await all_of(*each) if line]
+    return list(dict.fromkeys(lines))
