@@ -195,7 +195,7 @@ CHANNEL_LAYERS = {
     }
 }
 RQ_QUEUES = {
-    "default": {
+    name: {
         "URL": REDIS_URL,
         # A job is killed by deadlines of its own, never by an exception out of nowhere.
         "DEFAULT_TIMEOUT": -1,
@@ -203,6 +203,7 @@ RQ_QUEUES = {
         # A page waits no longer for Redis; a worker sets what its own long waits need.
         "REDIS_CLIENT_KWARGS": {"socket_connect_timeout": 2, "socket_timeout": 2},
     }
+    for name in ("default", "low")  # deployments; looks at fleets, which can wait
 }
 
 X_FRAME_OPTIONS = "DENY"

@@ -11,7 +11,7 @@ from pathlib import Path
 from django.db import connection
 from redis.exceptions import RedisError
 
-from rollouts import jobs, journal, ownership
+from rollouts import drift, jobs, journal, ownership
 from rollouts.facts import Waiting
 
 log = logging.getLogger(__name__)
@@ -28,12 +28,14 @@ class Dispatch:
     def __init__(self, alive: Path | None = None) -> None:
         self._alive = alive
         self._queued_at: dict[str, float] = {}
+        self._drift_at = time.monotonic()
 
     def run(self) -> None:
         """Look for ever; a database or Redis that is away is waited for."""
         while True:
             try:
                 wait = self.look()
+                self._look_for_drift()
                 if self._alive:
                     self._alive.touch()
             except ownership.AWAY as error:
@@ -41,6 +43,12 @@ class Dispatch:
                 connection.close()
                 wait = POLL
             time.sleep(wait)
+
+    def _look_for_drift(self) -> None:
+        """Have a worker look, now and then; of many dispatchers' jobs all but one do nothing."""
+        if time.monotonic() >= self._drift_at:
+            self._drift_at = time.monotonic() + drift.INTERVAL
+            drift.enqueue()
 
     def look(self) -> float:
         """Queue what is due; return the seconds until the next look."""

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
 
-from rollouts import jobs
+from rollouts import jobs, looks
 
 # Seconds: a worker that rests tells the queue twice as often, and so comes back to its list
 # after a Redis that lost everything.
@@ -14,7 +14,7 @@ WORKER_TTL = 30
 
 
 class Command(BaseCommand):
-    """An RQ worker on our queue. It reads jobs as JSON alone: pickle in Redis is code."""
+    """An RQ worker on our queues. It reads jobs as JSON alone: pickle in Redis is code."""
 
     help = "Execute rollouts. Several may run; each drives one deployment at a time."
 
@@ -24,6 +24,7 @@ class Command(BaseCommand):
         call_command(
             "rqworker",
             jobs.QUEUE,
+            looks.QUEUE,  # served last
             worker_class="rollouts.workers.Worker",
             worker_ttl=WORKER_TTL,
             serializer="rq.serializers.JSONSerializer",

@@ -1,0 +1,316 @@
+"""Drift: where instances and the balancer are not as the inventory says. Told, never mended.
+
+A look stores what it found in `Instance.seen`, beside the inventory and never in it. What is told
+of it is judged when it is read, against the inventory of that moment.
+"""
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.db import connection
+from django.db.models import Prefetch, Q
+from django.db.models.functions import Now
+from redis.exceptions import RedisError
+
+from rollouts import facts, jobs, looks
+from rollouts.adapters import SettingsError
+from rollouts.facts import Answer, Server, ServerState
+from rollouts.models import ACTIVE_VALUES, Deployment, Instance, Service
+from rollouts.policy import PolicyError, parse
+from rollouts.snapshots import iso
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 60.0  # seconds between two looks at a service
+SERVICES_AT_ONCE = 5
+ALL_WITHIN = 45.0  # seconds for all services; who is left out comes first the next time
+AGAIN_AFTER = 1.0  # seconds until an instance that is not well is asked once more
+LOCK = 0x10CC6A7E  # PostgreSQL's advisory lock of whoever looks; one is enough
+JOB = "drift"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the inventory says of an instance.
+
+    `idle` is whether it is of a slot without traffic; None where nobody knows which one that is.
+    """
+
+    version: str = ""
+    digest: str = ""
+    held_out: str = ""
+    idle: bool | None = False
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one look found; None for what was not told.
+
+    `server` is how the balancer has the instance: ready, drain, maint, down, weightless, or
+    unknown where it has no such server.
+    """
+
+    healthy: bool
+    version: str | None = None
+    digest: str = ""
+    in_rotation: bool | None = None
+    weight: int | None = None
+    server: str | None = None
+    error: str = ""
+    balancer_error: str = ""
+
+    @classmethod
+    def of(cls, answer: Answer, heard: looks.BalancerHeard, server: Server | None) -> "Seen":
+        """Return what an instance and its balancer answered, as it is stored."""
+        known = server.serving if server else False
+        return cls(
+            healthy=answer.ok,
+            version=None if answer.version is None else looks.shown(answer.version),
+            digest=answer.digest,
+            in_rotation=known if heard.report else None,
+            weight=server.weight if server else None,
+            server=_word(server) if heard.report else None,
+            error=looks.shown(answer.error),
+            balancer_error=heard.error,
+        )
+
+    @classmethod
+    def stored(cls, raw: Mapping[str, Any]) -> "Seen":
+        """Return what was stored; raise TypeError where it lacks what there must be."""
+        known = {one.name for one in fields(cls)}
+        return cls(**{key: value for key, value in raw.items() if key in known})
+
+
+def _word(server: Server | None) -> str:
+    if server is None:
+        return "unknown"
+    if server.state is not ServerState.READY:
+        return server.state.value
+    if not server.up:
+        return "down"
+    return "ready" if server.weight else "weightless"
+
+
+OUT = {
+    "drain": "it drains",
+    "maint": "in maintenance",
+    "down": "the balancer finds it down",
+    "weightless": "its weight is 0",
+}
+
+
+def differences(expected: Expected, seen: Seen) -> tuple[str, ...]:
+    """Return in words what is not as the inventory says; nothing for what was not told."""
+    health = "" if seen.healthy else f"not well: {seen.error}"
+    words = [health, version_differs(expected, seen), rotation_differs(expected, seen)]
+    return tuple(word for word in words if word)
+
+
+def version_differs(expected: Expected, seen: Seen) -> str:
+    """Return how what runs differs from what was verified last; "" where it does not."""
+    if seen.healthy and seen.error:
+        return f"nobody can tell what it runs: {seen.error}"
+    if seen.version is not None and expected.version not in {"", seen.version}:
+        return f"reports {seen.version}, verified was {expected.version}"
+    if expected.digest and seen.digest not in {"", expected.digest}:
+        return f"runs another build of {expected.version} than was verified: {seen.digest}"
+    return ""
+
+
+def rotation_differs(expected: Expected, seen: Seen) -> str:
+    """Return how the balancer has it otherwise than deployments left it; "" where it does not."""
+    if seen.balancer_error:
+        return f"the balancer could not be asked: {seen.balancer_error}"
+    if seen.server == "unknown":
+        return "unknown to the balancer"
+    if seen.in_rotation is None or expected.idle is None:
+        return ""
+    if seen.in_rotation:
+        if expected.held_out:
+            return f"in rotation though held out: {expected.held_out}"
+        return "in rotation though its slot is idle" if expected.idle else ""
+    if expected.held_out or expected.idle:
+        return ""
+    why = OUT.get(seen.server or "", "nobody says why")
+    return f"out of rotation though no deployment left it out: {why}"
+
+
+def expected(instance: Instance, service: Service, slots: set[str]) -> Expected:
+    """Return what is stored of `instance`, its service having instances in these `slots`."""
+    idle: bool | None = False
+    if len(slots - {""}) > 1:
+        idle = instance.slot != service.live_slot if service.live_slot else None
+    return Expected(instance.version, instance.digest, instance.held_out, idle)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A service as it is looked at: its adapters frozen, its active instances with what is stored.
+
+    `asked_at` is the database's time, from before anything was asked.
+    """
+
+    service: Service
+    frozen: Mapping[str, Any]
+    instances: tuple[Instance, ...]
+    asked_at: datetime
+
+    @classmethod
+    def of(cls, service: Service, instances: Sequence[Instance], asked_at: datetime) -> "Subject":
+        """Return `service` with its active `instances`."""
+        return cls(service, jobs.adapters_of(service), tuple(instances), asked_at)
+
+    def expected(self, instance: Instance) -> Expected:
+        """Return what the inventory says of one of its instances."""
+        return expected(instance, self.service, {one.slot for one in self.instances})
+
+
+async def look(subject: Subject, gate: asyncio.Semaphore) -> Mapping[str, Seen]:
+    """Return what each active instance and the balancer say now; store nothing."""
+    instances = [instance.fact() for instance in subject.instances]
+    until = asyncio.get_running_loop().time() + looks.WITHIN
+    try:
+        policy = parse(subject.service.policy)
+        async with jobs.adapters_for(subject.frozen, policy) as at:
+
+            async def ask(instance: facts.Instance) -> Answer:
+                answer = await at.probe.ask(instance)
+                if answer.ok:
+                    return answer
+                await asyncio.sleep(AGAIN_AFTER)
+                return await at.probe.ask(instance)
+
+            heard, answers = await asyncio.gather(
+                looks.balancer(at), looks.each(instances, ask, gate, until)
+            )
+    except (SettingsError, PolicyError) as error:
+        wrong = looks.shown(f"the service's settings are wrong: {error}")
+        return {one.name: Seen(healthy=True, error=wrong) for one in instances}
+    seen = {}
+    for one in instances:
+        answer = looks.answer_of(answers[one.name])
+        seen[one.name] = Seen.of(answer, heard, looks.server_of(heard, one.server))
+    return seen
+
+
+def enqueue() -> bool:
+    """Have a worker look at every service that is at rest; return whether the queue took it."""
+    try:
+        if not looks.waits(JOB):
+            looks.enqueue(look_at_all, name=JOB)
+    except (RedisError, OSError) as error:
+        log.warning("Nobody looks for drift now, the queue is out of reach: %s", error)
+        return False
+    return True
+
+
+def look_at_all() -> None:
+    """Look at every service that is due, and store what is seen. For a worker's job."""
+    with _alone() as mine:
+        subjects = due() if mine else []
+        if subjects:
+            try:
+                looks.run(_look_at(subjects))
+            except looks.GaveWay:
+                log.info("The look for drift gave way to a deployment")
+
+
+@contextmanager
+def _alone() -> Iterator[bool]:
+    """Yield whether nobody else looks, and keep others from it until the end of the block."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", [LOCK])
+        mine = bool(cursor.fetchone()[0])
+    try:
+        yield mine
+    finally:
+        if mine:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
+
+
+def due() -> list[Subject]:
+    """Return the services at rest that nobody looked at lately, the longest unseen first."""
+    active = Instance.objects.filter(active=True)
+    at_rest = (
+        Service.objects.exclude(deployments__status__in=ACTIVE_VALUES)
+        .prefetch_related(Prefetch("instances", active, to_attr="active_instances"))
+        .annotate(asked_at=Now())
+    )
+    found = []
+    for service in at_rest:
+        instances, asked_at = service.active_instances, service.asked_at
+        oldest = min((_seen_at(one) for one in instances), default=asked_at)
+        if asked_at - oldest > timedelta(seconds=INTERVAL / 2):
+            found.append((oldest, Subject.of(service, instances, asked_at)))
+    return [subject for _, subject in sorted(found, key=lambda pair: pair[0])]
+
+
+def _seen_at(instance: Instance) -> datetime:
+    at = instance.seen.get("at")
+    return datetime.fromisoformat(at) if at else datetime.min.replace(tzinfo=UTC)
+
+
+async def _look_at(subjects: Sequence[Subject]) -> None:
+    gate, services = asyncio.Semaphore(looks.AT_ONCE), asyncio.Semaphore(SERVICES_AT_ONCE)
+
+    async def one(subject: Subject) -> None:
+        async with services:
+            try:
+                async with asyncio.timeout(looks.WITHIN + looks.CLOSED_WITHIN):
+                    seen = await look(subject, gate)
+            except Exception:  # of a foreign package too: it must not keep others from being seen
+                log.exception("%s: the look for drift broke", subject.service.name)
+            else:
+                await sync_to_async(store)(subject, seen)
+
+    try:
+        async with asyncio.timeout(ALL_WITHIN):
+            await asyncio.gather(*(one(subject) for subject in subjects))
+    except TimeoutError:
+        log.warning("Not all services were looked at within %g s", ALL_WITHIN)
+
+
+def store(subject: Subject, seen: Mapping[str, Seen]) -> None:
+    """Store what was seen, unless a deployment has begun meanwhile: then it was of no state."""
+    begun = Q(status__in=ACTIVE_VALUES) | Q(created_at__gte=subject.asked_at)
+    if Deployment.objects.filter(begun, service=subject.service).exists():
+        return
+    for instance in subject.instances:
+        found = seen[instance.name]
+        instance.seen = {
+            "at": iso(subject.asked_at),
+            **asdict(found),
+            "differs": bool(differences(subject.expected(instance), found)),
+        }
+    Instance.objects.bulk_update(subject.instances, ["seen"])
+
+
+def told(
+    services: Iterable[Service],
+    slots: Mapping[int, Collection[str]],
+    since: Mapping[int, datetime | None],
+) -> Mapping[int, Mapping[str, list[str]]]:
+    """Return by service and instance what the last look found otherwise than the inventory says.
+
+    One query for all of `services`, which are at rest. `slots` are those in use; what was seen
+    before `since`, the end of the last deployment, is of no account.
+    """
+    by_id = {service.pk: service for service in services}
+    rows = Instance.objects.filter(service__in=by_id, active=True, seen__differs=True)
+    found: dict[int, dict[str, list[str]]] = {pk: {} for pk in by_id}
+    for row in rows.order_by("name"):
+        after = [moment for moment in (since.get(row.service_id), row.version_at) if moment]
+        if after and _seen_at(row) <= max(after):
+            continue
+        service = by_id[row.service_id]
+        says = expected(row, service, set(slots[row.service_id]))
+        if words := differences(says, Seen.stored(row.seen)):
+            found[row.service_id][row.name] = list(words)
+    return found
