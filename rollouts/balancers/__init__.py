@@ -13,11 +13,27 @@ from typing import Any
 
 from rollouts import adapters
 from rollouts.adapters import NOWHERE, Surroundings
+from rollouts.balancers.chain import Chain
+from rollouts.balancers.command import Command
 from rollouts.balancers.haproxy import HAProxy
+from rollouts.balancers.nginx import Nginx
+from rollouts.balancers.none import NoBalancer
 from rollouts.ports import Balancer
 
 GROUP = "lockgate.balancers"
-KINDS: Mapping[str, adapters.Maker[Balancer]] = {"haproxy": HAProxy.from_settings}
+
+
+def _chain(raw: Mapping[str, Any], surroundings: Surroundings) -> Balancer:
+    return Chain.from_settings(raw, surroundings, make)
+
+
+KINDS: Mapping[str, adapters.Maker[Balancer]] = {
+    "chain": _chain,
+    "command": Command.from_settings,
+    "haproxy": HAProxy.from_settings,
+    "nginx": Nginx.from_settings,
+    "none": NoBalancer.from_settings,
+}
 
 
 def check(raw: Mapping[str, Any]) -> None:

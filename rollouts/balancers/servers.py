@@ -1,0 +1,143 @@
+"""What balancers share about servers: names, weights, and the reports of several made one."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from rollouts.facts import BalancerReport, Server, ServerState
+from rollouts.ports import Balancer, BalancerError, BalancerUnreachable
+
+T = TypeVar("T")
+
+CALL_TIMEOUT = 2.0  # seconds for a whole call, reading back included
+CONFIRM_TIMEOUT = 1.5  # seconds of these until what was told must be so
+MAX_WEIGHT = 256
+
+NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+WORST_LAST = (ServerState.READY, ServerState.DRAIN, ServerState.MAINT)
+
+
+def known(server: str, servers: Collection[str]) -> str:
+    """Return `server` if it is one of `servers`; raise BalancerError."""
+    if server not in servers:
+        raise BalancerError(
+            f"{server[:64]!r} is no server of an active instance of the service: "
+            "correct `server` in the inventory"
+        )
+    return server
+
+
+def check_weights(weights: Mapping[str, int], servers: Collection[str]) -> None:
+    """Raise BalancerError unless `weights` gives numbers from 0 to 256 to known servers."""
+    for server, weight in weights.items():
+        known(server, servers)
+        if not is_weight(weight):
+            raise BalancerError(
+                f"the weight of {server} must be a whole number from 0 to {MAX_WEIGHT}, "
+                f"not {weight!r}"
+            )
+
+
+def takes_weights(balancer: Balancer) -> bool:
+    """Whether `balancer` can give servers other weights than their usual ones.
+
+    One that can't says so by a property of this name.
+    """
+    return bool(getattr(balancer, "takes_weights", True))
+
+
+def is_weight(value: Any) -> bool:
+    """Whether `value` is a whole number from 0 to 256."""
+    return type(value) is int and 0 <= value <= MAX_WEIGHT
+
+
+def check_configured(raw: Any) -> None:
+    """Raise ValueError unless `raw` maps names of servers to their weights in normal service."""
+    if not isinstance(raw, dict) or not all(
+        isinstance(name, str) and NAME.fullmatch(name) and is_weight(weight)
+        for name, weight in raw.items()
+    ):
+        raise ValueError(
+            'must map servers to whole numbers from 0 to 256, such as {"web-01": 50, "web-02": 0}'
+        )
+
+
+async def together(calls: Iterable[Awaitable[T]]) -> list[T]:
+    """Return what all `calls` give, done at the same time.
+
+    Where some fail the others are finished all the same, and the errors are told together.
+    """
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    errors = [result for result in results if isinstance(result, BaseException)]
+    for error in errors:
+        if not isinstance(error, BalancerError):
+            raise error
+    if errors:
+        # A refusal weighs more than silence: it will not go away by asking again.
+        refused = any(not isinstance(error, BalancerUnreachable) for error in errors)
+        kind = BalancerError if refused else BalancerUnreachable
+        raise kind("; ".join(str(error) for error in errors)) from errors[0]
+    return [result for result in results if not isinstance(result, BaseException)]
+
+
+async def bounded(call: Callable[[], Awaitable[T]], who: str, seconds: float = CALL_TIMEOUT) -> T:
+    """Return what `call` gives within `seconds`; raise BalancerUnreachable about `who`."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await call()
+    except TimeoutError:
+        raise BalancerUnreachable(f"{who} did not answer within {seconds:g} s") from None
+
+
+def merge(reports: Sequence[BalancerReport]) -> BalancerReport:
+    """Return one report of balancers that stand side by side: numbers added up, states the worst.
+
+    A server that not every one of them knows is left out: no call on it could succeed.
+    """
+    names = [name for name in reports[0].servers if all(name in one.servers for one in reports)]
+    return BalancerReport(
+        servers={name: merge_server([one.servers[name] for one in reports]) for name in names},
+        requests=sum(one.requests for one in reports),
+        failed=sum(one.failed for one in reports),
+    )
+
+
+def merge_server(views: Sequence[Server]) -> Server:
+    """Return what all say of one server.
+
+    Of `weight` and `configured` both the least, so that a server with its full weight
+    everywhere is seen to have it even where the configurations differ.
+    """
+    return Server(
+        name=views[0].name,
+        state=max((one.state for one in views), key=WORST_LAST.index),
+        up=all(one.up for one in views),
+        sessions=total([one.sessions for one in views]),
+        weight=min(one.weight for one in views),
+        configured=min(one.configured for one in views),
+        answers=total([one.answers for one in views]),
+        errors=total([one.errors for one in views]),
+        response_ms=_mean(views),
+    )
+
+
+def total(numbers: Iterable[int | None]) -> int | None:
+    """Return the sum, None where one of them is not known: a part would look like a fall."""
+    result = 0
+    for number in numbers:
+        if number is None:
+            return None
+        result += number
+    return result
+
+
+def _mean(views: Iterable[Server]) -> float | None:
+    """Return the mean response time (ms) by the answers behind each, of those that have one."""
+    pairs = [
+        (one.response_ms, one.answers)
+        for one in views
+        if one.response_ms is not None and one.answers
+    ]
+    answers = sum(number for _, number in pairs)
+    return sum(mean * number for mean, number in pairs) / answers if pairs else None
