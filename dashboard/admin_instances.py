@@ -13,8 +13,9 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 
-from dashboard import admin_csv, admin_rotation
+from dashboard import admin_csv
 from dashboard.admin_keeping import KeptWhileNeeded, log_changes, needed_by, tell_refusals
+from rollouts import steering
 from rollouts.models import Instance
 
 SHOWN_ERRORS = 20  # of an imported file
@@ -128,7 +129,7 @@ class InstanceAdmin(KeptWhileNeeded):
         self._steer(request, queryset, out=False)
 
     def _steer(self, request: HttpRequest, queryset: QuerySet[Instance], *, out: bool) -> None:
-        outcome = admin_rotation.steer(queryset, out=out)
+        outcome = steering.steer(queryset, out=out, by=request.user.get_username())
         words = "Out of rotation" if out else "Back in rotation"
         if outcome.done:
             names = ", ".join(one.name for one in outcome.done)

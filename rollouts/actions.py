@@ -4,8 +4,8 @@ Pages, REST and commands call these alike. What is refused changes nothing and s
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -80,34 +80,56 @@ def deployment_with(deployment_id: str) -> Deployment:
         raise NotFound(f"There is no deployment {deployment_id!r}.") from None
 
 
-def plan(service: Service, version: str, policy: Mapping[str, Any] | None = None) -> Draft:
+def plan(
+    service: Service,
+    version: str,
+    policy: Mapping[str, Any] | None = None,
+    instances: Sequence[str] | None = None,
+) -> Draft:
     """Return what a deployment of `version` would do. Changes nothing.
 
-    Looks at the balancer and at every active instance. Raises Refused with every bad key.
+    Looks at the balancer and at every active instance, whether all are to be changed or only
+    `instances`, by name. Raises Refused with every bad key.
     """
-    instances = list(service.instances.filter(active=True))
+    fleet = list(service.instances.filter(active=True))
     errors: dict[str, str] = {}
     if not VERSION.fullmatch(version):
         errors["version"] = VERSION_HINT
     try:
-        frozen = parse(service.policy, policy or {}, total=len(instances))
+        frozen = parse(service.policy, policy or {}, total=len(fleet))
     except PolicyError as error:
         raise Refused({**errors, **error.errors}) from None
+    errors |= _refuse_idle(service, fleet, instances or ())
     if errors:
         raise Refused(errors)
-    observed, warnings = _look(service, instances, frozen)
+    observed, frozen, warnings = _look(service, fleet, frozen)
     try:
-        made = planning.plan(version, observed, frozen, service.live_slot)
+        made = planning.plan(version, observed, frozen, service.live_slot, instances)
     except planning.Refused as error:
         raise Refused(error.errors) from None
     seconds = planning.expected_seconds(made, frozen, _batch_seconds(service))
     return Draft(service, version, frozen, made, (*warnings, *made.warnings), seconds)
 
 
+def _refuse_idle(
+    service: Service, fleet: Sequence[Instance], chosen: Collection[str]
+) -> dict[str, str]:
+    """Return what is wrong where some of `chosen` would get traffic in a slot that has none."""
+    live = service.live_slot
+    idle = [one.name for one in fleet if one.name in chosen and one.slot and one.slot != live]
+    if not live or not idle:
+        return {}
+    words = f"in the idle slot: {planning.names(idle)}; the next blue/green deployment changes them"
+    return {"instances": words}
+
+
 def _look(
     service: Service, instances: Sequence[Instance], policy: Policy
-) -> tuple[list[Observed], list[str]]:
-    """Return every instance as it is now; raise Refused where the balancer lacks a server."""
+) -> tuple[list[Observed], Policy, list[str]]:
+    """Return every instance as it is now, the policy as far as it can be followed, and warnings.
+
+    Raises Refused where the balancer lacks a server.
+    """
     adapters = jobs.adapters_of(service)
     report, answers = async_to_sync(_ask_all)(adapters, instances, policy)
     warnings: list[str] = []
@@ -122,6 +144,7 @@ def _look(
         )
     servers = report.servers if report else {}
     if policy.judging.enabled and any(one.answers is None for one in servers.values()):
+        policy = replace(policy, analysis={**policy.analysis, "enabled": False})
         warnings.append(
             "The balancer does not count what its servers answer: the new version is not judged "
             "on live traffic."
@@ -136,7 +159,7 @@ def _look(
         )
         for instance, answer in zip(instances, answers, strict=True)
     ]
-    return observed, warnings
+    return observed, policy, warnings
 
 
 async def _ask_all(
@@ -188,10 +211,13 @@ def start(
     by: str,
     user: User | None = None,
     policy: Mapping[str, Any] | None = None,
+    instances: Sequence[str] | None = None,
     note: str = "",
     idempotency_key: str = "",
 ) -> Deployment:
     """Store a deployment and hand it to a worker. The same `idempotency_key` gives the same one.
+
+    All active instances are changed, or only `instances`, by name.
 
     Raises Refused with every bad key, Conflict where the service is locked or another
     deployment is active.
@@ -199,16 +225,17 @@ def start(
     if (same := _same(service, idempotency_key)) is not None:
         return same
     try:
-        _check_free(service)
-        draft = plan(service, version, policy)
+        check_free(service)
+        draft = plan(service, version, policy, instances)
         _refuse_same_version(draft)
-        words = f"{by} asked for {version} on {draft.plan.total} instances of {service.name}."
+        which = f"{draft.plan.total} instances" if instances is None else planning.names(instances)
+        words = f"{by} asked for {version} on {which} of {service.name}."
         return _store(draft, words, by=by, user=user, note=note, idempotency_key=idempotency_key)
     except (Conflict, IntegrityError):
         # A double click, or somebody else, was quicker by a moment.
         if (same := _same(service, idempotency_key)) is not None:
             return same
-        _check_free(service)
+        check_free(service)
         raise
 
 
@@ -228,10 +255,10 @@ def swap(service: Service, *, by: str, user: User | None = None) -> Deployment:
     It is a deployment of the version that the slot runs, and changes no instance. Raises Refused
     where there are no two slots or the idle one has several versions, Conflict as `start` does.
     """
-    _check_free(service)
+    check_free(service)
     instances = list(service.instances.filter(active=True))
     frozen = parse(service.policy, {"strategy": "blue_green"}, total=len(instances))
-    observed, warnings = _look(service, instances, frozen)
+    observed, frozen, warnings = _look(service, instances, frozen)
     try:
         version, made = planning.swap(observed, frozen, service.live_slot)
     except planning.Refused as error:
@@ -241,7 +268,7 @@ def swap(service: Service, *, by: str, user: User | None = None) -> Deployment:
     try:
         return _store(draft, words, by=by, user=user, note="", idempotency_key="")
     except IntegrityError:
-        _check_free(service)
+        check_free(service)
         raise
 
 
@@ -275,8 +302,18 @@ def _same(service: Service, idempotency_key: str) -> Deployment | None:
     return service.deployments.filter(idempotency_key=idempotency_key).first()
 
 
-def _check_free(service: Service) -> None:
+def check_free(service: Service) -> None:
     """Raise Conflict where the service is locked or another deployment is active."""
+    check_idle(service)
+    if service.lock_holds:
+        who = f" by {service.locked_by}" if service.locked_by else ""
+        why = f": {service.lock_reason}" if service.lock_reason else ""
+        until = f" until {service.locked_until:%Y-%m-%d %H:%M} UTC" if service.locked_until else ""
+        raise Conflict(f"{service.name} is locked{who}{until}{why}.")
+
+
+def check_idle(service: Service) -> None:
+    """Raise Conflict where a deployment of the service is active."""
     active = service.deployments.filter(status__in=[status.value for status in ACTIVE]).first()
     if active is not None:
         raise Conflict(
@@ -284,11 +321,6 @@ def _check_free(service: Service) -> None:
             f"is active on {service.name}; wait for its end or stop it first.",
             active.id,
         )
-    if service.lock_holds:
-        who = f" by {service.locked_by}" if service.locked_by else ""
-        why = f": {service.lock_reason}" if service.lock_reason else ""
-        until = f" until {service.locked_until:%Y-%m-%d %H:%M} UTC" if service.locked_until else ""
-        raise Conflict(f"{service.name} is locked{who}{until}{why}.")
 
 
 def _targets(deployment: Deployment, draft: Draft) -> list[Target]:

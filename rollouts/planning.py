@@ -68,7 +68,7 @@ def plan(
 
     `observed` is the whole fleet, of which `only` the instances of these names are changed.
     `live_slot` is the slot that has the traffic, or "" to go by what was observed. Raises
-    Refused for no instance, for a single one that is not out and without `allow_downtime`, for
+    Refused for no instance, for a single one that serves and without `allow_downtime`, for
     unknown zones, and for slots that can't be told apart.
     """
     if not observed:
@@ -113,7 +113,8 @@ def _plan_only(
 
 
 def _refuse_downtime(observed: Sequence[Observed], policy: Policy) -> None:
-    if len(observed) == 1 and not observed[0].out and not policy.allow_downtime:
+    down = observed[0].serving is False
+    if len(observed) == 1 and not down and not policy.allow_downtime:
         raise Refused(
             {
                 "allow_downtime": "the service has a single instance and would be down during the "
@@ -174,9 +175,9 @@ def _made(
 def _least(changed: Sequence[Observed], rest: Sequence[Observed], policy: Policy) -> int:
     """Return how many of a fleet are in rotation at any instant, at least."""
     total = len(changed) + len(rest)
-    out = sum(one.out for one in (*changed, *rest))
-    taken = min(limit_of(policy, total) - out, sum(not one.out for one in changed))
-    return max(0, total - out - max(0, taken))
+    already = sum(one.serving is False for one in (*changed, *rest))
+    may_be = already + sum(one.serving is not False for one in changed)
+    return total - max(already, min(limit_of(policy, total), may_be))
 
 
 def live_of(observed: Sequence[Observed], live_slot: str) -> str:

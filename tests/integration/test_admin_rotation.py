@@ -9,7 +9,7 @@ from django.contrib.admin.models import LogEntry
 from django.db import connection, transaction
 from django.test import Client
 
-from dashboard import admin_rotation
+from rollouts import steering
 from rollouts.models import Instance, Service
 from tests.integration.admin_pages import (
     act,
@@ -153,7 +153,7 @@ def test_no_deployment_starts_while_somebody_steers(
 ) -> None:
     """The insert of one waits for the row of its service."""
     seen: list[bool] = []
-    original = admin_rotation.async_to_sync
+    original = steering.async_to_sync
 
     def watch(call: object) -> object:
         def look() -> None:
@@ -170,8 +170,8 @@ def test_no_deployment_starts_while_somebody_steers(
         thread.join()
         return original(call)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(admin_rotation, "async_to_sync", watch)
-    outcome = admin_rotation.steer(Instance.objects.filter(name="web-01"), out=True)
+    monkeypatch.setattr(steering, "async_to_sync", watch)
+    outcome = steering.steer(Instance.objects.filter(name="web-01"), out=True, by="ada")
     assert [one.name for one in outcome.done] == ["web-01"]
     assert seen == [True]
 
@@ -191,6 +191,6 @@ def test_too_many_at_once_are_refused(
     admin: Client, fleet: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A click must end in bounded time."""
-    monkeypatch.setattr(admin_rotation, "MOST", 1)
+    monkeypatch.setattr(steering, "MOST", 1)
     [told] = messages(act(admin, "take_out_of_rotation", list(fleet.instances.all())))
     assert told == "Nothing was done: choose at most 1 instances."

@@ -9,11 +9,12 @@ from asgiref.sync import async_to_sync
 from django.db import transaction
 from django.db.models import QuerySet
 
-from rollouts import jobs
+from rollouts import jobs, journal
 from rollouts.facts import BalancerReport
 from rollouts.models import ACTIVE_VALUES, Instance, Service
 from rollouts.policy import Policy, PolicyError, parse
 from rollouts.ports import BalancerError
+from rollouts.states import TargetStatus
 
 MOST = 50  # instances steered by one click
 AT_ONCE = 10  # calls to the balancer under way
@@ -28,21 +29,24 @@ class Outcome:
     errors: list[str] = field(default_factory=list)
 
 
-def steer(chosen: QuerySet[Instance], *, out: bool) -> Outcome:
-    """Take `chosen` out of rotation or put them back; refuse while their service deploys."""
+def steer(chosen: QuerySet[Instance], *, out: bool, by: str) -> Outcome:
+    """Take `chosen` out of rotation or put them back; refuse while their service deploys.
+
+    Who is put back is held out no longer.
+    """
     instances = list(chosen.select_related("service").order_by("service__name", "name")[: MOST + 1])
     if len(instances) > MOST:
         return Outcome(errors=[f"Nothing was done: choose at most {MOST} instances."])
     outcome = Outcome()
     for service_id in dict.fromkeys(one.service_id for one in instances):
         mine = [one for one in instances if one.service_id == service_id]
-        _steer_service(service_id, mine, outcome, out=out)
+        _steer_service(service_id, mine, outcome, out=out, by=by)
     return outcome
 
 
 @transaction.atomic
 def _steer_service(
-    service_id: int, instances: Sequence[Instance], outcome: Outcome, *, out: bool
+    service_id: int, instances: Sequence[Instance], outcome: Outcome, *, out: bool, by: str
 ) -> None:
     # A deployment that starts refers to this row, so it waits until the lock is gone.
     service = Service.objects.select_for_update().get(pk=service_id)
@@ -63,8 +67,20 @@ def _steer_service(
         why = told.get(instance.name)
         if why is None:
             outcome.done.append(instance)
+            if not out and instance.held_out:
+                _release(instance, by)
         else:
             outcome.errors.append(f"{service.name}/{instance.name} ({instance.server}): {why}")
+
+
+def _release(instance: Instance, by: str) -> None:
+    """Hold `instance` out no longer, and say so in the log of the deployment that did."""
+    Instance.objects.filter(pk=instance.pk).update(held_out="")
+    held = instance.targets.filter(status=TargetStatus.FAILED).order_by("-updated_at").first()
+    if held is not None:
+        with journal.writing(held.deployment_id) as entry:
+            words = f"{by} put {instance.name} back into rotation as it is."
+            entry.append("note", words, target=held.name)
 
 
 async def _steer(
@@ -106,7 +122,7 @@ def _leaves_none(report: BalancerReport, instances: Sequence[Instance]) -> str:
 
 async def _ready(at: jobs.Adapters, instance: Instance) -> None:
     """Put `instance` back if it is well: a balancer would send traffic before its own check."""
-    answer = await at.probe.ask(instance.fact())
+    answer = await at.health.ask(instance.fact())
     if not answer.ok:
         raise BalancerError(f"is not well and stays out: {answer.error}")
     await at.balancer.ready(instance.server)
