@@ -35,7 +35,7 @@ class Dispatch:
         while True:
             try:
                 wait = self.look()
-                self._look_for_drift()
+                self.look_for_drift()
                 if self._alive:
                     self._alive.touch()
             except ownership.AWAY as error:
@@ -44,7 +44,7 @@ class Dispatch:
                 wait = POLL
             time.sleep(wait)
 
-    def _look_for_drift(self) -> None:
+    def look_for_drift(self) -> None:
         """Have a worker look, now and then; of many dispatchers' jobs all but one do nothing."""
         if time.monotonic() >= self._drift_at:
             self._drift_at = time.monotonic() + drift.INTERVAL

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from asgiref.sync import sync_to_async
 from django.db import connection
 from django.db.models import Prefetch, Q
 from django.db.models.functions import Now
@@ -212,17 +211,21 @@ def enqueue() -> bool:
 
 def look_at_all() -> None:
     """Look at every service that is due, and store what is seen. For a worker's job."""
-    with _alone() as mine:
+    with alone() as mine:
         subjects = due() if mine else []
-        if subjects:
-            try:
-                looks.run(_look_at(subjects))
-            except looks.GaveWay:
-                log.info("The look for drift gave way to a deployment")
+        if not subjects:
+            return
+        found: list[tuple[Subject, Mapping[str, Seen]]] = []
+        try:
+            looks.run(_look_at(subjects, found))
+        except looks.GaveWay:
+            log.info("The look for drift gave way to a deployment")
+        for subject, seen in found:
+            store(subject, seen)
 
 
 @contextmanager
-def _alone() -> Iterator[bool]:
+def alone() -> Iterator[bool]:
     """Yield whether nobody else looks, and keep others from it until the end of the block."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(%s)", [LOCK])
@@ -257,18 +260,19 @@ def _seen_at(instance: Instance) -> datetime:
     return datetime.fromisoformat(at) if at else datetime.min.replace(tzinfo=UTC)
 
 
-async def _look_at(subjects: Sequence[Subject]) -> None:
+async def _look_at(
+    subjects: Sequence[Subject], found: list[tuple[Subject, Mapping[str, Seen]]]
+) -> None:
+    """Add to `found` what is seen of `subjects`, each as soon as it is."""
     gate, services = asyncio.Semaphore(looks.AT_ONCE), asyncio.Semaphore(SERVICES_AT_ONCE)
 
     async def one(subject: Subject) -> None:
         async with services:
             try:
                 async with asyncio.timeout(looks.WITHIN + looks.CLOSED_WITHIN):
-                    seen = await look(subject, gate)
+                    found.append((subject, await look(subject, gate)))
             except Exception:  # of a foreign package too: it must not keep others from being seen
                 log.exception("%s: the look for drift broke", subject.service.name)
-            else:
-                await sync_to_async(store)(subject, seen)
 
     try:
         async with asyncio.timeout(ALL_WITHIN):

@@ -224,8 +224,7 @@ def _answer(job: Job) -> Json:
     while (waited := time.monotonic() - asked) < looks.JOB_LIMIT:
         status = job.get_status()
         if status is JobStatus.FINISHED:
-            found: Json = job.return_value()
-            return found
+            return dict(job.return_value() or {})
         if status is JobStatus.FAILED:
             return _nobody("its look broke: the worker's log says why")
         if status is JobStatus.QUEUED and waited > BEGUN_WITHIN:
