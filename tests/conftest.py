@@ -13,14 +13,12 @@ OPTIONAL = "optional: "
 
 
 class ByPorts(LoadScopeScheduling):
-    """Keeps what takes the same ports in one process: all that run a whole demo, else a file.
+    """Keeps what takes the same ports in one process: the tests of a file.
 
     The simulation takes none, and is spread over all processes.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith("tests/acceptance/"):
-            return "a whole demo"
         return nodeid if nodeid.startswith("tests/simulation/") else nodeid.partition("::")[0]
 
 

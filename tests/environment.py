@@ -13,6 +13,8 @@ import pytest
 from dashboard.local.environment import DEMO_SETTINGS
 from dashboard.local.places import Places, is_root
 
+# Which of the processes that run tests at the same time this one is.
+SHARE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 # Short, because sockets lie in it; not below pytest's folders, which PostgreSQL's own account
 # may not enter where the tests run as root.
 FOLDER = tempfile.TemporaryDirectory(prefix="lg-", dir="/tmp", ignore_cleanup_errors=True)

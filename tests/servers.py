@@ -4,7 +4,6 @@ A test that needs the database asks for pytest-django's `db`; one that needs Red
 `redis_client`, which is empty; one that needs a balancer for `haproxy`.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -23,11 +22,9 @@ from dashboard.local import binaries, haproxy_server, postgres_server, redis_ser
 from dashboard.local.places import CHECKOUT, Places
 from dashboard.local.stack import free_ports
 from dashboard.local.supervision import Supervisor, tail
-from tests.environment import FOLDER, PLACES
+from tests.environment import FOLDER, PLACES, SHARE
 
 PATIENCE = 30.0  # seconds for a server to answer
-# Which of the processes that run tests at the same time this one is.
-SHARE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 BALANCER_PORTS = 17_000 + 50 * SHARE  # where free ports for balancers are looked for
 
 

@@ -145,15 +145,19 @@ def run(
     ) as client:
         for version, expected in script.acts:
             flowing(places, rate)
-            result = deploy(places, hosting, client, version)
+            result, reason = deploy(places, hosting, client, version)
             flowing(places, rate)
             print(json.dumps(asdict(result)), flush=True)
-            well = well and result.went_well(expected, script)
+            if not result.went_well(expected, script):
+                say(f"{version} should have ended as {expected}, unnoticed: {reason}")
+                well = False
     return well
 
 
-def deploy(places: Places, hosting: Processes, client: httpx.Client, version: str) -> Result:
-    """Deploy `version`, wait for the end and return what was seen; raise LocalError."""
+def deploy(
+    places: Places, hosting: Processes, client: httpx.Client, version: str
+) -> tuple[Result, str]:
+    """Deploy `version`, wait for the end, return what was seen and why; raise LocalError."""
     before = load.read(places.counts)
     began, seen = time.monotonic(), Seen()
     with most_out(places) as most, hosting.watching(version) as touched:
@@ -167,7 +171,7 @@ def deploy(places: Places, hosting: Processes, client: httpx.Client, version: st
         seconds = time.monotonic() - began
         given = touched()
     after = settled(places)
-    return Result(
+    result = Result(
         deployment=snapshot["id"],
         version=version,
         status=snapshot["status"],
@@ -182,6 +186,7 @@ def deploy(places: Places, hosting: Processes, client: httpx.Client, version: st
         most_share=seen.most_share,
         errors_ended=seen.errors_ended(before, after),
     )
+    return result, snapshot["reason"]
 
 
 def _start(client: httpx.Client, version: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,14 @@ import pytest
 
 from dashboard.local import control, load
 from dashboard.local.places import MARK, Places
+from tests.environment import SHARE
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_WITHIN = 120.0  # seconds
 STOPPED_WITHIN = 60.0
+ONCE_WITHIN = 240.0
+SSH_KEY = b"OPENSSH PRIVATE KEY"
+PORTS = 20_000 + 1_500 * SHARE  # demos of tests that run at the same time keep apart
 Json = dict[str, Any]
 
 
@@ -193,6 +198,8 @@ def marked(data: Path) -> list[psutil.Process]:
 @contextmanager
 def command(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """Run a command of manage.py until the end of the block, its output in pipes."""
+    if words[0] == "demo":
+        words = (*words, "--ports", str(PORTS))
     clean = {
         key: value
         for key, value in os.environ.items()
@@ -218,9 +225,10 @@ def running_demo(*arguments: str) -> Iterator[Demo]:
     """Run `manage.py demo` in a folder of its own until the end of the block."""
     with tempfile.TemporaryDirectory(prefix="lgd-", dir="/tmp") as folder:
         command = [sys.executable, "manage.py", "demo", "--json", "--data", f"{folder}/data"]
+        ports = ["--port", str(free_port()), "--ports", str(PORTS)]
         with (Path(folder) / "said").open("w+") as said:
             process = subprocess.Popen(
-                [*command, "--port", str(free_port()), *arguments],
+                [*command, *ports, *arguments],
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
                 stderr=said,
@@ -248,3 +256,48 @@ def _ready(process: subprocess.Popen[str], said: Path) -> Json:
         if time.monotonic() > deadline:
             break
     pytest.fail(f"the demo did not become ready: {said.read_text()[-2000:]}")
+
+
+@dataclass(frozen=True)
+class Once:
+    """What a run of `demo --once --json` printed, what its programs logged, and what it left."""
+
+    ready: Json
+    results: list[Json]
+    said: str
+    returncode: int
+    logs: dict[str, str]
+    left: list[psutil.Process]
+    mounts: list[str]
+    keys: list[Path]  # private keys of SSH
+    runtime: bool  # whether the folder of its sockets is still there
+
+
+def run_once(*words: str) -> Once:
+    """Run it to its end, in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="lgo-", dir="/tmp") as path:
+        Path(path).chmod(0o711)
+        data = Path(path) / "data"
+        where = ("--data", str(data), "--port", str(free_port()))
+        with command("demo", "--once", "--json", *where, *words) as process:
+            out, said = process.communicate(timeout=ONCE_WITHIN)
+        first, *rest = out.splitlines() or [""]
+        places = Places.of(data)
+        return Once(
+            json.loads(first.removeprefix("ready ")) if first.startswith("ready {") else {},
+            [json.loads(line) for line in rest],
+            said,
+            process.returncode,
+            {each.name: each.read_text(errors="replace") for each in places.logs.iterdir()},
+            marked(data),
+            mounts(data, places.runtime),
+            [each for each in data.rglob("*") if each.is_file() and SSH_KEY in each.read_bytes()],
+            places.runtime.exists(),
+        )
+
+
+def mounts(*folders: Path) -> list[str]:
+    """Return what is mounted below the folders."""
+    table = Path("/proc/self/mountinfo")
+    lines = table.read_text().splitlines() if table.exists() else []
+    return [line for line in lines if any(str(folder) in line for folder in folders)]

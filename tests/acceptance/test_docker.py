@@ -51,7 +51,7 @@ class Installation:
     """One project of compose, on ports of its own."""
 
     def __init__(self) -> None:
-        web, balancer = free_ports(2, 24_000)
+        web, balancer = free_ports(2, 29_500)
         self.url = f"http://127.0.0.1:{web}"
         self.balancer_url = f"http://127.0.0.1:{balancer}"
         self.project = f"lockgate-test-{secrets.token_hex(4)}"

@@ -1,57 +1,25 @@
 """`manage.py demo --once` by canary and by blue/green, as a person runs it."""
 
-import json
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
-import psutil
 import psycopg
 import pytest
 
-from tests.acceptance.running import Demo, command, free_port, marked, running_demo, until
+from tests.acceptance.running import ONCE_WITHIN, Demo, command, run_once, running_demo, until
 
-PATIENCE = 240.0  # seconds for a whole run
 ASKING_EVERY = 0.005  # seconds between two requests of a client
 
 
-@dataclass(frozen=True)
-class Once:
-    """What a run of `demo --once --json` printed, and what it left."""
-
-    ready: dict[str, Any]
-    results: list[dict[str, Any]]
-    said: str
-    returncode: int
-    left: list[psutil.Process]
-
-
-def run_once(strategy: str, instances: int, rate: int) -> Once:
-    """Run it to its end, in a folder of its own."""
-    with tempfile.TemporaryDirectory(prefix="lgs-", dir="/tmp") as path:
-        Path(path).chmod(0o711)
-        data = Path(path) / "data"
-        words = ("--data", str(data), "--port", str(free_port()), "--strategy", strategy)
-        size = ("--instances", str(instances), "--rate", str(rate))
-        with command("demo", "--once", "--json", *words, *size) as process:
-            out, said = process.communicate(timeout=PATIENCE)
-        first, *rest = out.splitlines() or [""]
-        assert first.startswith("ready {"), said
-        ready = json.loads(first.removeprefix("ready "))
-        results = [json.loads(line) for line in rest]
-        return Once(ready, results, said, process.returncode, marked(data))
-
-
-@pytest.mark.timeout(2 * PATIENCE)
+@pytest.mark.timeout(2 * ONCE_WITHIN)
 def test_a_canary_deploys_a_good_version_and_stops_a_bad_one_at_its_first_share() -> None:
     """v2 reaches all. Of v3-errors one instance has 5 %, and its errors end with its traffic."""
-    once = run_once("canary", 3, 200)
+    once = run_once("--strategy", "canary", "--instances", "3", "--rate", "200")
     assert once.returncode == 0, (once.results, once.said)
     good, bad = once.results
     assert (good["version"], good["status"], good["touched"]) == ("v2", "completed", 3)
@@ -70,10 +38,10 @@ def test_a_canary_deploys_a_good_version_and_stops_a_bad_one_at_its_first_share(
     assert not once.left
 
 
-@pytest.mark.timeout(2 * PATIENCE)
+@pytest.mark.timeout(2 * ONCE_WITHIN)
 def test_blue_green_deploys_to_the_idle_slot_unnoticed() -> None:
     """v2 goes to green alone and gets the traffic; v3-unhealthy, then on blue, never does."""
-    once = run_once("blue_green", 6, 50)
+    once = run_once("--strategy", "blue_green", "--instances", "6", "--rate", "50")
     assert once.returncode == 0, (once.results, once.said)
     good, bad = once.results
     assert (good["version"], good["status"], good["touched"]) == ("v2", "completed", 3)
@@ -127,7 +95,7 @@ class Slots:
         return {f"{name} {version}" for name in self.members[slot]}
 
 
-@pytest.mark.timeout(2 * PATIENCE)
+@pytest.mark.timeout(2 * ONCE_WITHIN)
 def test_a_version_can_be_tried_while_it_waits_for_the_shift(slots: Demo) -> None:
     """At the idle slot's address, while all traffic is served by the other; then they change."""
     where, old = Slots.of(slots), answering(slots)
@@ -179,7 +147,7 @@ class Client:
         return sum(heard == version for _, _, heard in self.heard)
 
 
-@pytest.mark.timeout(2 * PATIENCE)
+@pytest.mark.timeout(2 * ONCE_WITHIN)
 def test_shifting_back_returns_all_traffic_within_a_second(slots: Demo) -> None:
     """From the click to the last answer of the new version, at the client: no request fails.
 
