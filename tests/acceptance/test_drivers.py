@@ -1,0 +1,32 @@
+"""`manage.py demo --once` on hosts reached over SSH and in containers, as a person runs it."""
+
+import pytest
+
+from tests.acceptance.running import ONCE_WITHIN, Once, run_once
+
+pytestmark = pytest.mark.timeout(2 * ONCE_WITHIN)
+SIZE = ("--instances", "6", "--rate", "50")
+
+
+def check(once: Once, driver: str) -> None:
+    """v2 completed, v3-unhealthy was rolled back, the load noticed nothing, nothing is left."""
+    assert once.returncode == 0, (once.results, once.said)
+    assert once.ready["driver"] == driver
+    good, bad = once.results
+    assert (good["version"], good["status"], good["touched"]) == ("v2", "completed", 6)
+    assert (bad["version"], bad["status"]) == ("v3-unhealthy", "rolled_back")
+    assert 1 <= bad["touched"] <= 2
+    for result in (good, bad):
+        assert result["requests"] > 0
+        assert (result["failed_requests"], result["slow_requests"]) == (0, 0)
+        assert 1 <= result["max_out"] <= 2
+    assert (once.left, once.mounts, once.keys, once.runtime) == ([], [], [], False)
+
+
+def test_instances_are_updated_over_ssh_unnoticed() -> None:
+    """Every host lets the worker in by a key that is gone afterwards, as every process is."""
+    once = run_once("--driver", "ssh", *SIZE)
+    check(once, "ssh")
+    hosts = [log for name, log in once.logs.items() if name.startswith("sshd-")]
+    assert len(hosts) > 1
+    assert all("Accepted publickey" in log for log in hosts)
