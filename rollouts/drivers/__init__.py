@@ -14,6 +14,7 @@ from typing import Any
 from rollouts import adapters
 from rollouts.adapters import NOWHERE, Surroundings
 from rollouts.drivers.command import Command
+from rollouts.drivers.docker import Docker
 from rollouts.drivers.ssh import SshDriver
 from rollouts.drivers.webhook import Webhook
 from rollouts.ports import Driver
@@ -21,6 +22,7 @@ from rollouts.ports import Driver
 GROUP = "lockgate.drivers"
 KINDS: Mapping[str, adapters.Maker[Driver]] = {
     "command": Command.from_settings,
+    "docker": Docker.from_settings,
     "ssh": SshDriver.from_settings,
     "webhook": Webhook.from_settings,
 }
