@@ -23,13 +23,15 @@ from ninja.utils import check_csrf
 
 from dashboard import schemas, snapshots
 from dashboard.access import DEPLOY, VIEW_DEPLOYMENT, VIEW_SERVICE
+from dashboard.admin_keeping import log_changes
 from dashboard.models import ApiToken
 from dashboard.problems import as_problem, handle_all, problem
-from rollouts import actions, journal
+from rollouts import actions, journal, quarantine
 from rollouts.models import Deployment, Service
 from rollouts.planning import steps_to_json
 from rollouts.snapshots import Json, consistent_snapshot, events_after, one_moment, summaries
 from rollouts.states import DeploymentStatus
+from rollouts.strategies import names_of
 from rollouts.validators import NAME
 
 BODY_LIMIT = 64 * 1024  # bytes
@@ -199,14 +201,17 @@ def get_service(request: HttpRequest, name: str) -> HttpResponse:
 )
 def plan(request: HttpRequest, name: str, payload: Body[schemas.Plan]) -> HttpResponse:
     """What a deployment would do. Changes nothing."""
-    draft = actions.plan(_service(name), payload.version, payload.layer())
+    draft = actions.plan(_service(name), payload.version, payload.layer(), payload.instances)
+    batches = draft.plan.batches
     return answer(
         {
             "service": name,
             "version": draft.version,
             "strategy": draft.policy.strategy,
             "total": draft.plan.total,
-            "batches": [[one.instance.name for one in batch] for batch in draft.plan.batches],
+            "fleet": draft.plan.fleet,
+            "batches": [list(names_of(batch)) for batch in batches],
+            "zones": [batch[0].instance.zone for batch in batches if draft.policy.by_zone],
             "steps": steps_to_json(draft.plan.steps),
             "least_in_service": draft.least_in_service,
             "expected_seconds": round(draft.expected_seconds, 1),
@@ -247,10 +252,16 @@ def start(
         by=request.user.get_username(),
         user=request.auth,  # type: ignore[attr-defined]
         policy=payload.layer(),
+        instances=payload.instances,
         note=payload.note,
         idempotency_key=key or "",
     )
-    response = answer(_snapshot(deployment.id), 200 if known else 201)
+    return _begun(deployment, 200 if known else 201)
+
+
+def _begun(deployment: Deployment, status: int = 201) -> HttpResponse:
+    """Return the snapshot of a deployment that was started, and where it is."""
+    response = answer(_snapshot(deployment.id), status)
     response["Location"] = f"/api/v1/deployments/{deployment.id}"
     return response
 
@@ -259,10 +270,43 @@ def start(
 def swap(request: HttpRequest, name: str) -> HttpResponse:
     """Move the traffic to the idle slot as it is: 201 and the deployment that does so."""
     by, user = request.user.get_username(), request.auth  # type: ignore[attr-defined]
-    deployment = actions.swap(_service(name), by=by, user=user)
-    response = answer(_snapshot(deployment.id), 201)
-    response["Location"] = f"/api/v1/deployments/{deployment.id}"
-    return response
+    return _begun(actions.swap(_service(name), by=by, user=user))
+
+
+@api.post(
+    "/services/{name}/instances/{instance}/retry",
+    auth=may(DEPLOY),
+    response={201: schemas.Snapshot, **PROBLEMS},
+)
+def retry(
+    request: HttpRequest, name: str, instance: str, payload: Body[schemas.Retry]
+) -> HttpResponse:
+    """Try an instance that is held out again: 201 and the deployment of it alone."""
+    by, user = request.user.get_username(), request.auth  # type: ignore[attr-defined]
+    begun = quarantine.retry(
+        _service(name), [_named(instance)], by=by, user=user, version=payload.version
+    )
+    return _begun(begun)
+
+
+@api.post(
+    "/services/{name}/instances/{instance}/release",
+    auth=may(DEPLOY),
+    response={200: schemas.Instance, **PROBLEMS},
+)
+def release(request: HttpRequest, name: str, instance: str) -> HttpResponse:
+    """Put an instance that is held out back into rotation as it is, if it is well."""
+    by = request.user.get_username()
+    [back] = quarantine.release(_service(name), [_named(instance)], by=by)
+    log_changes(request, [back], "Put back into rotation.")
+    back.refresh_from_db()
+    return answer(snapshots.instance_fields(back, None))
+
+
+def _named(instance: str) -> str:
+    if not NAME.fullmatch(instance):
+        raise actions.NotFound("There is no instance of that name.")
+    return instance
 
 
 @api.get("/deployments", auth=may(VIEW_DEPLOYMENT), response={200: schemas.Deployments, **PROBLEMS})

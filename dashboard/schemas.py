@@ -31,6 +31,12 @@ class Plan(Body):
         ),
     )
 
+    instances: list[str] | None = Field(
+        None,
+        max_length=10_000,
+        description="Change these alone, by name (rolling only); all where it is left out.",
+    )
+
     def layer(self) -> dict[str, Any]:
         """Return the policy that was asked for, the strategy included."""
         return self.policy if self.strategy is None else {**self.policy, "strategy": self.strategy}
@@ -48,6 +54,12 @@ class Start(Plan):
         if UNPRINTABLE.search(value):
             raise ValueError("must hold no control characters")
         return value
+
+
+class Retry(Body):
+    """How an instance that is held out is tried again."""
+
+    version: str = Field("", description="That of the rest of the fleet where it is left out.")
 
 
 class Ask(Body):
@@ -113,10 +125,12 @@ class Target(Schema):
     instance: str
     address: str
     slot: str
+    zone: str
     batch: int
     status: str
     old_version: str
     new_version: str
+    digest: str
     touched: bool
     error: str
     sessions: int | None
@@ -205,6 +219,15 @@ class Event(Schema):
     message: str
 
 
+class HeldOut(Schema):
+    """Why a deployment left an instance out of rotation; `version` is what it was to get."""
+
+    reason: str
+    since: str | None
+    deployment: str | None
+    version: str
+
+
 class Lock(Schema):
     """Whether a deployment may start."""
 
@@ -234,12 +257,34 @@ class Service(Schema):
     slots: dict[str, dict[str, int]] = Field(
         description="The same for each slot; empty where no instance is in one."
     )
+    held_out: list[str] = Field(description="Active instances that a deployment left out.")
     lock: Lock
     active_deployment: str | None
     last_deployment: LastDeployment | None
     live_slot: str = Field(description="blue, green, or empty before the first shift.")
     preview_url: str = Field(description="Of the idle slot, where the service has one.")
     policy: dict[str, Any]
+    drift: dict[str, list[str]] = Field(
+        description="What the last look found otherwise than the inventory says, by instance."
+    )
+    looked_at: str | None = Field(description="Since when all instances have been looked at.")
+
+
+class Seen(Schema):
+    """What the last look from afar found; null for what was not told."""
+
+    at: str
+    healthy: bool
+    version: str | None
+    digest: str
+    in_rotation: bool | None
+    weight: int | None
+    server: str | None = Field(
+        description="How the balancer has it: ready, drain, maint, down, weightless or unknown."
+    )
+    error: str
+    balancer_error: str
+    differs: bool
 
 
 class Instance(Schema):
@@ -253,6 +298,7 @@ class Instance(Schema):
     active: bool
     version: str
     version_at: str | None
+    held_out: HeldOut | None
 
 
 class ServiceDetail(Service):
@@ -261,14 +307,34 @@ class ServiceDetail(Service):
     instances: list[Instance]
 
 
+class Tick(Schema):
+    """One thing that was looked at; `ok` is null where it could not be told."""
+
+    instance: str | None = None
+    what: str
+    ok: bool | None
+    detail: str
+
+
+class Preflight(Schema):
+    """What must hold before a deployment, the fleet's own ticks first."""
+
+    ok: bool = Field(description="Whether nothing was found that does not hold.")
+    checked_at: str
+    checked_from: str = Field(description="The machine of the worker that looked.")
+    ticks: list[Tick]
+
+
 class Draft(Schema):
     """What a deployment would do."""
 
     service: str
     version: str
     strategy: str
-    total: int
+    total: int = Field(description="Instances that are changed.")
+    fleet: int = Field(description="Instances among which `least_in_service` are in rotation.")
     batches: list[list[str]]
+    zones: list[str] = Field(description="Of each batch, where `by_zone` is on; else empty.")
     steps: list[dict[str, Any]]
     least_in_service: int
     expected_seconds: float

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import Count, Q
+from django.db.models import Count, Min, Q
+from django.db.models.fields.json import KT
 from django.utils import timezone
 
-from rollouts.models import Deployment, Instance, Service
+from rollouts import drift
+from rollouts.models import Deployment, Instance, Service, Target
 from rollouts.snapshots import Json, iso, one_moment, summaries
-from rollouts.states import ACTIVE
+from rollouts.states import ACTIVE, TargetStatus
 
 ACTIVE_VALUES = [status.value for status in ACTIVE]
 JUST_ENDED = timedelta(seconds=60)  # so long an end may still be news to a socket
@@ -31,8 +33,11 @@ def lock_fields(service: Service) -> Json:
     }
 
 
-def instance_fields(instance: Instance) -> Json:
-    """Return one instance as the inventory knows it; nothing is probed for it."""
+def instance_fields(instance: Instance, held: Target | None) -> Json:
+    """Return one instance as the inventory knows it; nothing is probed for it.
+
+    `held` is the part in the deployment that holds it out, where one does.
+    """
     return {
         "name": instance.name,
         "address": instance.fact().address,
@@ -42,7 +47,26 @@ def instance_fields(instance: Instance) -> Json:
         "active": instance.active,
         "version": instance.version,
         "version_at": iso(instance.version_at),
+        "held_out": held_out_fields(instance.held_out, held) if instance.held_out else None,
     }
+
+
+def held_out_fields(reason: str, held: Target | None) -> Json:
+    """Return why an instance was left out of rotation, since when, and by which deployment."""
+    return {
+        "reason": reason,
+        "since": iso(held.updated_at) if held else None,
+        "deployment": held.deployment_id if held else None,
+        "version": held.new_version if held else "",
+    }
+
+
+def _holding(instances: Iterable[Instance]) -> dict[int, Target]:
+    """Return the last failed part in a deployment of each instance that is held out, by its key."""
+    held = [one.pk for one in instances if one.held_out]
+    failed = Target.objects.filter(instance__in=held, status=TargetStatus.FAILED)
+    latest = failed.order_by("instance_id", "-updated_at").distinct("instance_id")
+    return {target.instance_id: target for target in latest if target.instance_id is not None}
 
 
 def service_fields(service: Service) -> Json:
@@ -52,14 +76,20 @@ def service_fields(service: Service) -> Json:
 
 def service_detail(service: Service) -> Json:
     """Return `service` with all its instances."""
-    instances = [instance_fields(instance) for instance in service.instances.all()]
-    return {**service_fields(service), "instances": instances}
+    instances = list(service.instances.all())
+    holding = _holding(instances)
+    rows = [instance_fields(instance, holding.get(instance.pk)) for instance in instances]
+    return {**service_fields(service), "instances": rows}
 
 
 def services_fields(services: Sequence[Service]) -> list[Json]:
-    """Return each of `services`, with three queries for all of them."""
+    """Return each of `services`, with a few queries for all of them."""
     ids = [service.pk for service in services]
     versions, slots = _versions(ids)
+    held_out: dict[int, list[str]] = defaultdict(list)
+    held = Instance.objects.filter(service__in=ids, active=True).exclude(held_out="")
+    for service_id, name in held.order_by("name").values_list("service_id", "name"):
+        held_out[service_id].append(name)
     latest = {
         one.service_id: one
         for one in Deployment.objects.filter(service__in=ids)
@@ -71,18 +101,26 @@ def services_fields(services: Sequence[Service]) -> list[Json]:
             "service_id", "id"
         )
     )
+    drifts = drift.told(
+        [service for service in services if service.pk not in active],
+        slots,
+        {pk: one.completed_at for pk, one in latest.items()},
+    )
     return [
         {
             "name": service.name,
             "total": sum(versions[service.pk].values()),
             "versions": versions[service.pk],
             "slots": slots[service.pk],
+            "held_out": held_out[service.pk],
             "lock": lock_fields(service),
             "active_deployment": active.get(service.pk),
             "last_deployment": _brief(latest.get(service.pk)),
             "live_slot": service.live_slot,
             "preview_url": service.preview_of_idle,
             "policy": service.policy,
+            "drift": drifts.get(service.pk, {}),
+            "looked_at": looked_at.get(service.pk),
         }
         for service in services
     ]
@@ -91,27 +129,32 @@ def services_fields(services: Sequence[Service]) -> list[Json]:
 Counts = dict[int, dict[str, int]]
 
 
-def _versions(ids: Iterable[int]) -> tuple[Counts, dict[int, dict[str, dict[str, int]]]]:
-    """Return how many active instances of each service run which version, most first; and the
-    same for each of its slots.
+def _versions(
+    ids: Iterable[int],
+) -> tuple[Counts, dict[int, dict[str, dict[str, int]]], dict[int, str]]:
+    """Return how many active instances of each service run which version, most first; the same
+    for each of its slots; and when all of those that were ever looked at had been.
     """
     rows = (
         Instance.objects.filter(service__in=ids, active=True)
         .order_by()
         .values_list("service_id", "version", "slot")
-        .annotate(count=Count("id"))
+        .annotate(count=Count("id"), looked_at=Min(KT("seen__at")))
         .order_by("-count", "version")
     )
     counted: dict[int, Counter[str]] = defaultdict(Counter)
     slots: dict[int, dict[str, dict[str, int]]] = defaultdict(dict)
-    for service_id, version, slot, count in rows:
+    looked_at: dict[int, str] = {}
+    for service_id, version, slot, count, oldest in rows:
+        if oldest:
+            looked_at[service_id] = min(oldest, looked_at.get(service_id, oldest))
         counted[service_id][version] += count
         if slot:
             slots[service_id].setdefault(slot, {})[version] = count
     versions: Counts = defaultdict(dict)
     for service_id, found in counted.items():
         versions[service_id] = dict(sorted(found.items(), key=lambda one: (-one[1], one[0])))
-    return versions, slots
+    return versions, slots, looked_at
 
 
 def _brief(deployment: Deployment | None) -> Json | None:

@@ -77,6 +77,7 @@ def target_fields(target: Target) -> Json:
         "instance": target.name,
         "address": target.fact().instance.address,
         "slot": target.slot,
+        "zone": target.zone,
         "batch": target.batch,
         "status": target.status,
         "old_version": target.old_version,
