@@ -20,6 +20,7 @@ from dashboard.local.errors import LocalError
 from dashboard.local.hosting import Processes
 from dashboard.local.places import Places
 from dashboard.local.showcase import SERVICE, policy
+from dashboard.local.stack import say
 from rollouts.policy import defaults
 
 POLL = 0.2  # seconds between two looks at the deployment
