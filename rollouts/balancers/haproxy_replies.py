@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
-from rollouts.facts import BalancerReport, Server, ServerState
+from rollouts.facts import ServerState
 
 # Bits of srv_admin_state. 0x04 is left out: it remembers that the configuration said
 # `disabled`, and stays set after the server was made ready.
@@ -21,7 +21,12 @@ STATE_COLUMNS = (
     "srv_uweight",
     "srv_iweight",
     "be_id",
+    "srv_check_result",
+    "srv_addr",
+    "srv_port",
+    "srv_fqdn",
 )
+PASSED = {"3", "4"}  # of srv_check_result: passed, passed with a condition
 STAT_COLUMNS = (
     "svname",
     "scur",
@@ -41,8 +46,6 @@ STAT_COLUMNS = (
     "srv_abrt",
 )
 
-WORST_LAST = (ServerState.READY, ServerState.DRAIN, ServerState.MAINT)
-
 
 class ReplyError(ValueError):
     """A reply is cut short or is not what was asked for."""
@@ -50,7 +53,11 @@ class ReplyError(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """One server in the words of one HAProxy; `weight` of now and `configured` are absolute."""
+    """One server in the words of one HAProxy; `weight` of now and `configured` are absolute.
+
+    `passed` says whether the last check of HAProxy's own was good: `up` it is before the first.
+    `host` is an IP address, and `domain` what it was resolved from; "" where there is none.
+    """
 
     name: str
     state: ServerState
@@ -58,6 +65,10 @@ class Row:
     weight: int
     configured: int
     backend_id: str
+    passed: bool = False
+    host: str = ""
+    port: int = 0
+    domain: str = ""
 
     def __str__(self) -> str:
         up = "up" if self.up else "down by its own check"
@@ -117,6 +128,10 @@ def _state(admin: int) -> ServerState:
     return ServerState.DRAIN if admin & DRAIN_BITS else ServerState.READY
 
 
+def _number(text: str) -> int:
+    return int(text) if text else 0
+
+
 def read_state(reply: str, only: str = "") -> dict[str, Row]:
     """Return the servers in a reply to `show servers state BACKEND`; raise ReplyError.
 
@@ -127,9 +142,10 @@ def read_state(reply: str, only: str = "") -> dict[str, Row]:
     if len(lines) < 2 or not lines[1].startswith("# be_id"):
         raise ReplyError(f"it answered {complaint(reply)}")
     rows = {}
-    for name, admin, operation, weight, configured, backend_id in _table(
+    for name, admin, operation, weight, configured, backend_id, result, *place in _table(
         lines[1], (line.split() for line in lines[2:] if only in line), STATE_COLUMNS
     ):
+        host, port, domain = ("" if field == "-" else field for field in place)
         rows[name] = Row(
             name=name,
             state=_state(int(admin)),
@@ -137,12 +153,12 @@ def read_state(reply: str, only: str = "") -> dict[str, Row]:
             weight=int(weight),
             configured=int(configured),
             backend_id=backend_id,
+            passed=result in PASSED,
+            host=host,
+            port=_number(port),
+            domain=domain,
         )
     return rows
-
-
-def _number(text: str) -> int:
-    return int(text) if text else 0
 
 
 def read_stat(reply: str) -> tuple[dict[str, Counts], Whole | None]:
@@ -221,58 +237,3 @@ def complaint(reply: str) -> str:
     """Return what HAProxy said instead of what was asked, in quotes, for people."""
     words = next((line.strip() for line in reply.splitlines() if line.strip()), "")
     return f'"{words[:200]}"' if words else "nothing"
-
-
-def merge(views: Sequence[View]) -> BalancerReport:
-    """Return one report of all `views`: numbers added up, of states the worst.
-
-    A server that not every HAProxy knows is left out: no call on it could succeed.
-    """
-    names = [name for name in views[0].rows if all(name in view.rows for view in views)]
-    return BalancerReport(
-        servers={name: _merge_server(name, views) for name in names},
-        requests=sum(view.whole.requests for view in views),
-        failed=sum(view.whole.failed for view in views),
-    )
-
-
-def _merge_server(name: str, views: Sequence[View]) -> Server:
-    """Return what all say of one server.
-
-    Of `weight` and `configured` both the least, so that a server with its full weight
-    everywhere is seen to have it even where the configurations differ.
-    """
-    rows = [view.rows[name] for view in views]
-    counts = [view.counts.get(name, Counts()) for view in views]
-    return Server(
-        name=name,
-        state=max((row.state for row in rows), key=WORST_LAST.index),
-        up=all(row.up for row in rows),
-        sessions=sum(each.sessions for each in counts),
-        weight=min(row.weight for row in rows),
-        configured=min(row.configured for row in rows),
-        answers=_sum([each.answers for each in counts]),
-        errors=_sum([each.errors for each in counts]),
-        response_ms=_mean(counts),
-    )
-
-
-def _sum(numbers: Iterable[int | None]) -> int | None:
-    """Return the sum, None where one of them is not known: a part would look like a fall."""
-    total = 0
-    for number in numbers:
-        if number is None:
-            return None
-        total += number
-    return total
-
-
-def _mean(counts: Iterable[Counts]) -> float | None:
-    """Return the mean response time (ms) by the answers behind each, of those that have one."""
-    pairs = [
-        (each.response_ms, each.answers)
-        for each in counts
-        if each.response_ms is not None and each.answers
-    ]
-    total = sum(answers for _, answers in pairs)
-    return sum(mean * answers for mean, answers in pairs) / total if pairs else None

@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,8 @@ from types import TracebackType
 import pytest
 
 from rollouts import balancers
-from rollouts.facts import Server, ServerState
+from rollouts.adapters import Surroundings
+from rollouts.facts import Instance, Server, ServerState
 from rollouts.ports import Balancer, BalancerError, BalancerUnreachable
 
 CONFIG = """
@@ -74,12 +75,7 @@ class Running:
             CONFIG.format(folder=folder, instances=instances, listener=listener.fileno()) + more
         )
         with listener:
-            self.process = subprocess.Popen(
-                [program(), "-db", "-f", str(config)],
-                pass_fds=[listener.fileno()],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            self.process = self._run(listener.fileno())
 
     def address(self, name: str = "admin") -> str:
         return f"unix:{self.folder}/{name}.sock"
@@ -92,10 +88,26 @@ class Running:
     def thaw(self) -> None:
         self.process.send_signal(signal.SIGCONT)
 
+    def restart(self) -> None:
+        """Kill the process and start it anew, without the listener on a port."""
+        self.stop()
+        config = self.folder / "haproxy.cfg"
+        lines = config.read_text().splitlines(keepends=True)
+        config.write_text("".join(line for line in lines if "fd@" not in line))
+        self.process = self._run()
+
     def stop(self) -> None:
         self.thaw()
         self.process.kill()
         self.process.wait(10)
+
+    def _run(self, *descriptors: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [program(), "-db", "-f", str(self.folder / "haproxy.cfg")],
+            pass_fds=descriptors,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
 
 class Instances:
@@ -860,18 +872,182 @@ async def test_of_two_balancers_both_must_confirm(
 async def test_sessions_of_two_balancers_add_up(
     haproxy: Running, launch: Callable[..., Running], instances: Instances
 ) -> None:
-    """One open request through each; the first one's drain alone makes the state drain."""
+    """One open request through each."""
     other = launch()
     first, second = balancer(haproxy.address()), balancer(other.address())
     both = balancer(haproxy.address(), other.address())
     await until(lambda: reports(both))
     await both.drain("web-02")
     requests = [await held(haproxy, first, "web-01"), await held(other, second, "web-01")]
-    await first.drain("web-01")
-    server = await see(both)
-    assert (server.sessions, server.state) == (2, ServerState.DRAIN)
+    assert (await see(both)).sessions == 2
     instances.release.set()
     await asyncio.gather(*requests)
+
+
+# --- a pair that does not agree
+
+
+OWN = """backend own
+    server one unix@FOLDER/../web-01.sock weight {one}
+    server two unix@FOLDER/../web-02.sock weight {two}
+    server idle unix@FOLDER/../web-03.sock weight 0
+"""
+FIRST, SECOND = {"one": 100, "two": 40, "idle": 0}, {"one": 50, "two": 20, "idle": 0}
+
+
+class Pair:
+    """Two HAProxies whose backend `own` is configured with weights of each one's own."""
+
+    def __init__(self, launch: Callable[..., Running]) -> None:
+        self.first, self.second = (launch(OWN.format(**each)) for each in (FIRST, SECOND))
+
+    def both(self) -> Balancer:
+        """Return an adapter for both that was told nothing yet."""
+        return balancer(self.first.address(), self.second.address(), backend="own")
+
+    async def weights(self) -> list[dict[str, int]]:
+        """Return the weights that each of them has."""
+        return [
+            {name: server.weight for name, server in (await self.alone(one)).items()}
+            for one in (self.first, self.second)
+        ]
+
+    async def alone(self, one: Running) -> Mapping[str, Server]:
+        return (await balancer(one.address(), backend="own").report()).servers
+
+    async def restart(self, one: Running) -> None:
+        """Start it anew: it has forgotten all that it was told."""
+        one.restart()
+        await until(lambda: reports(balancer(one.address(), backend="own")))
+
+
+@pytest.fixture
+async def pair(launch: Callable[..., Running]) -> Pair:
+    pair = Pair(launch)
+    await until(lambda: reports(pair.both()))
+    return pair
+
+
+async def weighs(subject: Balancer) -> dict[str, int]:
+    return {name: server.weight for name, server in (await subject.report()).servers.items()}
+
+
+async def test_each_of_a_pair_gets_its_own_configured_weights_back(pair: Pair) -> None:
+    """After a slow start, and after a shift, where the two configurations differ."""
+    subject = pair.both()
+    full = {name: server.full for name, server in (await subject.report()).servers.items()}
+    assert full == {"one": 100, "two": 40, "idle": 100}
+    for weight in (1, 50, 100):
+        await subject.set_weights({"one": weight})
+    assert await pair.weights() == [FIRST, SECOND]
+    await subject.set_weights({"one": 0, "two": 0, "idle": 100})
+    assert await pair.weights() == [{"one": 0, "two": 0, "idle": 100}] * 2
+    await subject.set_weights({"one": full["one"], "two": full["two"], "idle": 0})
+    assert await pair.weights() == [FIRST, SECOND]
+
+
+@pytest.mark.parametrize("weights", [{"one": 5, "two": 33}, {"one": 1, "two": 2}, {"two": 0}])
+async def test_a_pair_reads_back_what_it_was_told(pair: Pair, weights: dict[str, int]) -> None:
+    """Each has its part, and whoever was told nothing reads the same."""
+    subject = pair.both()
+    await subject.set_weights(weights)
+    for each in (subject, pair.both()):
+        assert await weighs(each) == FIRST | weights
+    first, second = await pair.weights()
+    assert first == FIRST | weights
+    assert second == SECOND | {name: -(-weight // 2) for name, weight in weights.items()}
+
+
+@pytest.mark.parametrize("which", ["first", "second"])
+@pytest.mark.parametrize("weights", [{"one": 30}, {"one": 0, "idle": 100}])
+async def test_a_weight_that_one_of_a_pair_forgot_is_not_reported_as_told(
+    pair: Pair, which: str, weights: dict[str, int]
+) -> None:
+    """Be it more or less than it was told; whoever was told nothing sees it too."""
+    subject = pair.both()
+    await subject.set_weights(weights)
+    await pair.restart(getattr(pair, which))
+    for each in (subject, pair.both()):
+        found = await weighs(each)
+        assert {name for name in FIRST if found[name] != (FIRST | weights)[name]} == set(weights)
+    await subject.set_weights(weights)
+    assert await weighs(subject) == FIRST | weights
+
+
+@pytest.mark.parametrize("which", ["first", "second"])
+async def test_a_drain_that_one_of_a_pair_forgot_is_seen(pair: Pair, which: str) -> None:
+    """The server is ready, for who wants it out, and not up, for who counts it."""
+    subject = pair.both()
+    await subject.drain("one")
+    assert (await see(subject, "one")).state is ServerState.DRAIN
+    await pair.restart(getattr(pair, which))
+    for each in (subject, pair.both()):
+        server = await see(each, "one")
+        assert (server.state, server.up, server.serving) == (ServerState.READY, False, False)
+    await subject.drain("one")
+    assert (await see(subject, "one")).state is ServerState.DRAIN
+
+
+async def test_of_a_server_that_was_put_back_a_drain_at_one_of_a_pair_is_seen(pair: Pair) -> None:
+    """Whoever wants it in rotation is to say so again."""
+    subject = pair.both()
+    await subject.ready("one")
+    await balancer(pair.second.address(), backend="own").drain("one")
+    assert (await see(subject, "one")).state is ServerState.DRAIN
+    await subject.ready("one")
+    assert (await see(subject, "one")).serving
+
+
+async def test_a_server_that_came_back_at_one_of_a_pair_alone_is_seen(pair: Pair) -> None:
+    """Putting it back failed at the other, and so it is wanted out again."""
+    subject = pair.both()
+    await subject.ready("one")
+    await subject.drain("one")
+    pair.second.freeze()
+    with pytest.raises(BalancerUnreachable):
+        await subject.ready("one")
+    pair.second.thaw()
+    first = await pair.alone(pair.first)
+    assert first["one"].serving
+    assert (await see(subject, "one")).state is ServerState.READY
+
+
+# --- servers by other names, added and removed
+
+
+RULED = """backend ruled
+    server srv_web-01 unix@FOLDER/../web-01.sock weight 100
+    server srv_web-02 unix@FOLDER/../web-02.sock weight 100
+    server web-02 unix@FOLDER/../web-03.sock weight 100
+    server other unix@FOLDER/../web-03.sock weight 100
+"""
+
+
+async def test_a_rule_names_the_servers_of_instances(launch: Callable[..., Running]) -> None:
+    """Under the inventory's names they are reported and steered; nobody is taken for another."""
+    running = launch(RULED)
+    raw = {"kind": "haproxy", "addresses": [running.address()], "backend": "ruled"}
+    instances = tuple(
+        Instance(name, "127.0.0.1", port, server)
+        for name, port, server in (("web-01", 1, "first"), ("web-02", 2, "web-02"))
+    )
+    subject = balancers.make(raw | {"server": "srv_{name}"}, Surroundings(instances))
+    await until(lambda: reports(subject))
+    assert set(await weighs(subject)) == {"first", "web-02", "other"}
+    await subject.drain("first")
+    await subject.drain("web-02")
+    await subject.set_weights({"first": 7, "other": 9})
+    plain = (await balancer(running.address(), backend="ruled").report()).servers
+    assert {name: server.state.value for name, server in plain.items()} == {
+        "srv_web-01": "drain",
+        "srv_web-02": "drain",
+        "web-02": "ready",
+        "other": "ready",
+    }
+    assert [plain["srv_web-01"].weight, plain["other"].weight] == [7, 9]
+    await subject.cut("first")
+    await subject.ready("first")
+    assert (await see(subject, "first")).serving
 
 
 @pytest.mark.parametrize("kind", ["unix", "tcp"])

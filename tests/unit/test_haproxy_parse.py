@@ -3,15 +3,14 @@
 import pytest
 
 from rollouts import balancers
-from rollouts.adapters import SettingsError
-from rollouts.balancers.haproxy import MAX_PATH, Address, HAProxy
+from rollouts.adapters import NOWHERE, SettingsError
+from rollouts.balancers.haproxy import HAProxy
+from rollouts.balancers.haproxy_api import MAX_PATH, Address
 from rollouts.balancers.haproxy_replies import (
     Counts,
     ReplyError,
     Row,
-    View,
     Whole,
-    merge,
     read_stat,
     read_state,
     split,
@@ -41,22 +40,29 @@ app,BACKEND,0,2,41,0,0,0,0,UP,9,20,1,3,5,0,44,0,12,
 """
 
 
-def row(name: str = "web-01", **values: object) -> Row:
-    fields = {"state": ServerState.READY, "up": True, "weight": 100, "configured": 100}
-    return Row(name=name, backend_id="3", **(fields | values))  # type: ignore[arg-type]
+def nowhere() -> HAProxy:
+    raw = {"kind": "haproxy", "addresses": ["unix:/nowhere.sock"], "backend": "app"}
+    return HAProxy.from_settings(raw, NOWHERE)
 
 
-def view(*rows: Row, counts: Counts = Counts(), whole: Whole = Whole()) -> View:  # noqa: B008
-    return View({each.name: each for each in rows}, {each.name: counts for each in rows}, whole)
+def row(name: str = "web-01", port: int = 19001, **values: object) -> Row:
+    fields = {
+        "state": ServerState.READY,
+        "up": True,
+        "weight": 100,
+        "configured": 100,
+        "host": "127.0.0.1",
+    }
+    return Row(name=name, backend_id="3", port=port, **(fields | values))  # type: ignore[arg-type]
 
 
 def test_servers_are_read_with_state_weight_and_check() -> None:
     """What was told (admin state) and what the check found (op state) are two things."""
     rows = read_state(STATE)
     assert rows["web-01"] == row()
-    assert rows["web-02"] == row("web-02", state=ServerState.DRAIN, weight=50)
+    assert rows["web-02"] == row("web-02", 19002, state=ServerState.DRAIN, weight=50)
     assert rows["web-03"] == row(
-        "web-03", state=ServerState.MAINT, up=False, weight=40, configured=40
+        "web-03", 19003, state=ServerState.MAINT, up=False, weight=40, configured=40
     )
 
 
@@ -180,42 +186,6 @@ def test_a_row_that_lacks_columns_is_no_answer() -> None:
         read_stat(STAT.replace(",DRAIN,,,,,,,,0,0,", ""))
 
 
-def test_of_several_balancers_numbers_add_up_and_the_worst_state_counts() -> None:
-    """A server is as good as in the balancer that treats it worst."""
-    report = merge(
-        [
-            view(row(), counts=Counts(1, 10, 2, 20.0), whole=Whole(100, 3)),
-            view(
-                row(state=ServerState.DRAIN, up=False, weight=50, configured=80),
-                counts=Counts(2, 30, 1, 40.0),
-                whole=Whole(50, 4),
-            ),
-            view(row(), counts=Counts(0, 0, 0, None)),
-        ]
-    )
-    server = report.servers["web-01"]
-    assert (server.state, server.up) == (ServerState.DRAIN, False)
-    assert (server.weight, server.configured) == (50, 80)
-    assert (server.sessions, server.answers, server.errors) == (3, 40, 3)
-    assert server.response_ms == 35.0, "by the answers behind each"
-    assert (report.requests, report.failed) == (150, 7)
-
-
-def test_what_one_balancer_does_not_count_is_not_known() -> None:
-    """A part of the sum would look like a fall once the other one counts, or the other way."""
-    report = merge([view(row(), counts=Counts(1, 10, 2, 20.0)), view(row(), counts=Counts(1))])
-    server = report.servers["web-01"]
-    assert (server.sessions, server.answers, server.errors) == (2, None, None)
-    assert server.response_ms == 20.0
-    assert merge([view(row())]).servers["web-01"].response_ms is None
-
-
-def test_a_server_that_one_balancer_lacks_is_not_in_the_report() -> None:
-    """Inventory and balancers disagree about it, and a check before the start can say so."""
-    report = merge([view(row(), row("web-02")), view(row("web-02"))])
-    assert list(report.servers) == ["web-02"]
-
-
 @pytest.mark.parametrize(
     ("text", "address"),
     [
@@ -274,7 +244,7 @@ async def test_names_that_would_be_commands_are_refused(name: str) -> None:
     """A backend when it is saved, a server before anything is sent: nothing listens there."""
     with pytest.raises(SettingsError, match="backend: must be a name"):
         balancers.check({"kind": "haproxy", "addresses": ["lb:1"], "backend": name})
-    balancer = HAProxy([Address.parse("unix:/nowhere.sock")], "app")
+    balancer = nowhere()
     for call in (balancer.drain, balancer.ready, balancer.cut):
         with pytest.raises(BalancerError, match="can't be a server of HAProxy"):
             await call(name)
@@ -285,6 +255,6 @@ async def test_names_that_would_be_commands_are_refused(name: str) -> None:
 @pytest.mark.parametrize("weight", [-1, 257, 50.0, True, "50", None])
 async def test_a_weight_is_a_whole_number_from_0_to_256(weight: object) -> None:
     """The message names the server; nothing is sent for the others either."""
-    balancer = HAProxy([Address.parse("unix:/nowhere.sock")], "app")
+    balancer = nowhere()
     with pytest.raises(BalancerError, match="of web-02 must be a whole number from 0 to 256, not"):
         await balancer.set_weights({"web-01": 50, "web-02": weight})  # type: ignore[dict-item]
