@@ -43,6 +43,7 @@ __all__ = [
 SESSIONS = 10  # at once on a connection: what an sshd allows by default
 KEPT = 8  # of these for long commands at most, so that a short one finds room
 CONNECTING = 10  # connections that are made at once: an sshd drops some beyond that
+OPEN_PAUSES = (0.02, 0.1, 0.5)  # seconds between two tries to open a session
 MOST_OUTPUT = 2**20  # bytes of output that a short command may have
 
 
@@ -197,19 +198,21 @@ class Ssh:
     ) -> AsyncIterator[tuple[Channel, Session]]:
         """Yield a session that runs `command`, as soon as there is room for one."""
         place = self._place(host)
-        for again in (True, False):
+        for pause in (*OPEN_PAUSES, None):
             link = await self._link(place)
             async with link.kept if kept else nullcontext(), link.sessions:
                 try:
                     channel, session = await start(link.connection, command, heard)
                 except asyncssh.Error as error:
-                    # Nothing was begun. A host that was set up anew breaks the old connection
-                    # only when it is used.
-                    if not link.connection.is_closed():
-                        raise SshError(f"{host} refuses a command: {error}") from error
-                    if again:
+                    # Nothing was begun: the host was set up anew, which breaks the old connection
+                    # when it is used, or its sshd is not yet done with a session that is over.
+                    if pause is not None:
+                        await asyncio.sleep(pause)
                         continue
-                    raise SshUnreachable(f"the connection to {host} was lost: {error}") from error
+                    if link.connection.is_closed():
+                        words = f"the connection to {host} was lost: {error}"
+                        raise SshUnreachable(words) from error
+                    raise SshError(f"{host} refuses a command: {error}") from error
                 try:
                     yield channel, session
                 finally:

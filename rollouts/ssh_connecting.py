@@ -1,6 +1,7 @@
 """How a host is reached over SSH: settings, keys, host keys. No password, no ~/.ssh, no prompt."""
 
 import asyncio
+import logging
 import re
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -25,6 +26,9 @@ HOST_KEY_ALGORITHMS = {
     "ecdsa-sha2-nistp521": ("ecdsa-sha2-nistp521",),
     "ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256"),
 }
+
+# What it says by itself is ten lines a connection, and every command in full.
+asyncssh.set_log_level(logging.WARNING)
 
 
 class SshError(Exception):
@@ -286,12 +290,12 @@ def _read_key(path: str) -> Sequence[Any]:
             f"the key {path} can't be read by the worker ({error.strerror}): put it there, "
             "readable for the worker's user alone"
         ) from error
-    except asyncssh.KeyEncryptionError as error:
-        raise LoginRefused(
-            f"the key {path} is protected by a passphrase: add it to an SSH agent and set "
-            "`agent` to true, or use a key without one"
-        ) from error
-    except asyncssh.KeyImportError as error:
+    except (asyncssh.KeyEncryptionError, asyncssh.KeyImportError) as error:
+        if "passphrase" in str(error).lower():
+            raise LoginRefused(
+                f"the key {path} is protected by a passphrase: add it to an SSH agent and set "
+                "`agent` to true, or use a key without one"
+            ) from error
         raise LoginRefused(f"{path} is no private key: {error}") from error
 
 

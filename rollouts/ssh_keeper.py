@@ -3,10 +3,10 @@
 What keeps it is a shell script that goes with the command: nothing is installed on the host,
 which needs a POSIX shell, coreutils and util-linux. The program runs in a group of its own,
 after all that ran earlier under the same lock is gone. The script hears again and again until
-when the program may run, by the host's own clock. When that time comes, or when nobody is
-there any more, it ends the group: SIGTERM, and a second later SIGKILL. So it does while the
-caller is stopped or the network is cut. What the program leaves running after a regular exit
-is left alone.
+when the program may run, by the host's own clock. When nobody is there any more it ends the
+group: SIGTERM, and a second later SIGKILL; when that time comes, at once. So it does while
+the caller is stopped or the network is cut. What the program leaves running after a regular
+exit is left alone.
 
 The program's output goes to standard output; standard error is for what the script says, a
 line each that begins with PREFIX: `clock N` (hundredths of a second since the host's start),
@@ -56,6 +56,11 @@ exec 9>>"$dir/$lock" || exit 126
 read -r up rest </proc/uptime
 echo "lockgate: clock ${up%.*}${up#*.}" >&2
 read -r until || exit 125
+read -r up rest </proc/uptime
+if [ "${up%.*}${up#*.}" -ge "$until" ]; then
+    echo "lockgate: over" >&2
+    exit 143
+fi
 exec 3<&0 </dev/null
 ended=
 trap 'ended=1' TERM
@@ -74,7 +79,12 @@ exit "$status"
 
 # It is a group of its own too, and holds the lock until the other one is gone. A reader, a
 # ticker and who acts on what both say: a shell can't wait for a line and for a time at once.
+# It acts earlier by a tick, so that nothing is left when the time comes.
 _WATCH = """
+over() {
+    read -r up rest </proc/uptime
+    [ "$((${up%.*}${up#*.} + 21))" -ge "$until" ]
+}
 {
     { while read -r word; do echo "$word"; done; echo gone; } 0<&3 3<&- &
     exec 3<&-
@@ -88,17 +98,20 @@ _WATCH = """
             *[!0-9]* | '') break ;;
             *) until=$word ;;
         esac
-        read -r up rest </proc/uptime
-        [ "${up%.*}${up#*.}" -lt "$until" ] || break
+        over && break
     done
     echo "lockgate: over" >&2
-    for signal in TERM KILL; do
-        kill -s "$signal" -- "-$1" 2>/dev/null
-        looks=0
-        while [ "$looks" -lt 20 ] && kill -s 0 -- "-$1" 2>/dev/null; do
-            sleep 0.05
-            looks=$((looks + 1))
-        done
+    kill -s TERM -- "-$1" 2>/dev/null
+    looks=0
+    while [ "$looks" -lt 20 ] && ! over && kill -s 0 -- "-$1" 2>/dev/null; do
+        sleep 0.05
+        looks=$((looks + 1))
+    done
+    kill -s KILL -- "-$1" 2>/dev/null
+    looks=0
+    while [ "$looks" -lt 20 ] && kill -s 0 -- "-$1" 2>/dev/null; do
+        sleep 0.05
+        looks=$((looks + 1))
     done
     echo "lockgate: gone" >&2
     kill -s KILL -- "-$$"

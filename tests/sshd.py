@@ -1,5 +1,9 @@
-"""Real sshds on loopback, each with a host key of its own: an ordinary way to have hosts."""
+"""Real sshds on loopback, each with a host key of its own: an ordinary way to have hosts.
 
+A test that needs two asks for `sshds`, which run as long as its module.
+"""
+
+import asyncio
 import getpass
 import os
 import shutil
@@ -8,17 +12,23 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
+import pytest
 
 from dashboard.local.places import CHECKOUT, is_root
+from dashboard.local.stack import free_ports
+from rollouts.ssh import Ssh, SshSettings
+from tests.servers import SHARE
 
 PATIENCE = 15.0  # seconds until an sshd answers
 HOST = "127.0.0.1"
+PORTS = 16_000 + 50 * SHARE  # where free ports for sshds are looked for
 SEPARATION = Path("/run/sshd")  # an empty folder that sshd insists on as root
 
 _CONFIG = """
@@ -50,11 +60,15 @@ class Sshd:
         """Return HOST:PORT."""
         return f"{HOST}:{self.port}"
 
+    def connections(self) -> list[psutil.Process]:
+        """Return the processes that serve the open connections, one each."""
+        return self.process.children(recursive=False)
+
     def cut(self) -> None:
-        """End what serves the open connections, as if they broke."""
-        for child in self.process.children(recursive=False):
+        """Break the open connections."""
+        for process in self.connections():
             with suppress(psutil.NoSuchProcess):
-                child.kill()
+                process.kill()
 
 
 @dataclass(frozen=True)
@@ -75,17 +89,80 @@ class Sshds:
         """Return the public host keys, in the order of the ports."""
         return tuple(each.host_key for each in self.hosts)
 
+    def settings(self, **more: Any) -> dict[str, Any]:
+        """Return `ssh` settings that log in to all of them, with `more` on top."""
+        return {"user": self.user, "key": str(self.key)} | more
+
+    def ssh(self, known: "Known | None" = None, **more: Any) -> Ssh:
+        """Return connections to them; where nothing else is said, all of their keys are known."""
+        return Ssh(SshSettings.parse(self.settings(**more)), known or Known.of(self))
+
+
+@dataclass
+class Known:
+    """Host keys in memory: the confirmed ones by host and port, and those that were met."""
+
+    confirmed: dict[tuple[str, int], list[str]] = field(default_factory=dict)
+    shown: list[tuple[str, int, str]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, sshds: Sshds) -> "Known":
+        """Return the keys of `sshds`, all confirmed."""
+        return cls({(HOST, each.port): [each.host_key] for each in sshds.hosts})
+
+    async def keys(self, host: str, port: int) -> Sequence[str]:
+        return self.confirmed.get((host, port), [])
+
+    async def met(self, host: str, port: int, key: str) -> None:
+        self.shown.append((host, port, key))
+
 
 def find() -> str | None:
     """Return the path of an sshd; None where there is none."""
     return shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 
 
-def make_key(path: Path) -> str:
+def make_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> str:
     """Make a key pair at `path` and return its public half as `TYPE BASE64`."""
-    making = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)]
+    making = ["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", "", "-f", str(path)]
     subprocess.run(making, check=True, stdin=subprocess.DEVNULL)
     return path.with_suffix(".pub").read_text().strip()
+
+
+@asynccontextmanager
+async def opened(ssh: Ssh) -> AsyncIterator[Ssh]:
+    """Yield `ssh`, and close its connections."""
+    try:
+        yield ssh
+    finally:
+        await ssh.aclose()
+
+
+def runs(pid: int) -> bool:
+    """Whether process `pid` runs; one that ended and that nobody waited for does not."""
+    try:
+        return psutil.Process(pid).status() not in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def holds(condition: Callable[[], object], within: float = PATIENCE) -> None:
+    """Return as soon as `condition` holds; raise TimeoutError after `within` seconds."""
+    async with asyncio.timeout(within):
+        while not condition():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+
+
+async def gone(pid: int, within: float = PATIENCE) -> None:
+    """Return once no process `pid` runs; raise TimeoutError after `within` seconds."""
+    await holds(lambda: not runs(pid), within)
+
+
+@pytest.fixture(scope="module")
+def sshds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshds]:
+    """Two running sshds."""
+    with running_sshds(tmp_path_factory.mktemp("sshd"), free_ports(2, PORTS)) as running:
+        yield running
 
 
 @contextmanager
