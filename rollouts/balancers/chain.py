@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from rollouts.adapters import SettingsError, Surroundings, wrong_keys
-from rollouts.balancers.servers import merge_server, takes_weights, together
+from rollouts.balancers.servers import Told, agreed, known_to_all, takes_weights, together
 from rollouts.facts import BalancerReport, Server
 from rollouts.ports import Balancer, BalancerError, BalancerUnreachable
 
@@ -43,6 +43,7 @@ class Chain(Balancer):
 
     def __init__(self, links: Sequence[Link]) -> None:
         self._links = tuple(links)
+        self._told = Told()
 
     @classmethod
     def from_settings(
@@ -78,24 +79,25 @@ class Chain(Balancer):
         balancer that counts it, so that no request counts twice.
         """
         reports = await _at_once(self._links, lambda balancer: balancer.report())
-        names = [name for name in reports[0].servers if all(name in one.servers for one in reports)]
-        return replace(
-            reports[0],
-            servers={
-                name: self._in_a_row([one.servers[name] for one in reports]) for name in names
-            },
-        )
+        servers = {
+            name: self._in_a_row([one.servers[name] for one in reports])
+            for name in known_to_all(reports)
+        }
+        return replace(reports[0], servers=servers)
 
     async def drain(self, server: str) -> None:
         """Drain `server` from the edge inwards; what fails keeps the inner ones untouched."""
+        self._told.ready.discard(server)
         await self._in_turn(self._links, lambda balancer: balancer.drain(server))
 
     async def ready(self, server: str) -> None:
         """Put `server` back from the inside out; what fails keeps the outer ones untouched."""
+        self._told.ready.add(server)
         await self._in_turn(self._links[::-1], lambda balancer: balancer.ready(server))
 
     async def set_weights(self, weights: Mapping[str, int]) -> None:
         """Give each server its weight in all balancers that take one, all at the same moment."""
+        self._told.weights.update(weights)
         weighing = [link for link in self._links if takes_weights(link.balancer)]
         await _at_once(weighing or self._links, lambda balancer: balancer.set_weights(weights))
 
@@ -116,11 +118,12 @@ class Chain(Balancer):
         """Return what the balancers say of one server; `views` are in their order."""
         pairs = zip(self._links, views, strict=True)
         weighed = [view for link, view in pairs if takes_weights(link.balancer)] or views
+        of_weights = agreed(weighed, self._told)
         counting = next((one for one in reversed(views) if one.answers is not None), views[-1])
         return replace(
-            merge_server(views),
-            weight=min(one.weight for one in weighed),
-            configured=min(one.configured for one in weighed),
+            agreed(views, self._told),
+            weight=of_weights.weight,
+            configured=of_weights.configured,
             answers=counting.answers,
             errors=counting.errors,
             response_ms=counting.response_ms,

@@ -23,6 +23,7 @@ from rollouts.balancers.nginx_settings import Settings
 from rollouts.balancers.servers import (
     CALL_TIMEOUT,
     CONFIRM_TIMEOUT,
+    Told,
     bounded,
     check_weights,
     known,
@@ -100,6 +101,7 @@ class Nginx(Balancer):
         self._instances = {one.server: one for one in instances}
         self._configured = dict(configured)
         self._ssh = ssh
+        self._told = Told()
         self._round = Round()
         self._writing = asyncio.Lock()
 
@@ -128,19 +130,24 @@ class Nginx(Balancer):
             entries = await bounded(lambda: self._followed(host), f"nginx on {host.name}")
             return BalancerReport({entry.name: self._server(entry) for entry in entries})
 
-        return merge(await together(report(host) for host in self._hosts))
+        return merge(await together(report(host) for host in self._hosts), self._told)
 
     async def drain(self, server: str) -> None:
         """Give no new request to `server`; one in maintenance stays there."""
-        await self._steer({known(server, self._instances): Wish(state=ServerState.DRAIN)})
+        known(server, self._instances)
+        self._told.ready.discard(server)
+        await self._steer({server: Wish(state=ServerState.DRAIN)})
 
     async def ready(self, server: str) -> None:
         """Put `server` back, as much as its weight gives it."""
-        await self._steer({known(server, self._instances): Wish(state=ServerState.READY)})
+        known(server, self._instances)
+        self._told.ready.add(server)
+        await self._steer({server: Wish(state=ServerState.READY)})
 
     async def set_weights(self, weights: Mapping[str, int]) -> None:
         """Give each server its weight, all by one reload; with 0 it gets no new request."""
         check_weights(weights, self._instances)
+        self._told.weights.update(weights)
         if weights:
             await self._steer({server: Wish(weight=weight) for server, weight in weights.items()})
 

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from rollouts.facts import BalancerReport, Server, ServerState
@@ -90,21 +91,63 @@ async def bounded(call: Callable[[], Awaitable[T]], who: str, seconds: float = C
         raise BalancerUnreachable(f"{who} did not answer within {seconds:g} s") from None
 
 
-def merge(reports: Sequence[BalancerReport]) -> BalancerReport:
-    """Return one report of balancers that stand side by side: numbers added up, states the worst.
+@dataclass
+class Told:
+    """What one object told balancers last, by server: who was put in rotation, and weights."""
+
+    ready: set[str] = field(default_factory=set)
+    weights: dict[str, int] = field(default_factory=dict)
+
+
+def merge(reports: Sequence[BalancerReport], told: Told) -> BalancerReport:
+    """Return one report of balancers that stand side by side, numbers added up.
 
     A server that not every one of them knows is left out: no call on it could succeed.
     """
-    names = [name for name in reports[0].servers if all(name in one.servers for one in reports)]
     return BalancerReport(
-        servers={name: merge_server([one.servers[name] for one in reports]) for name in names},
+        servers={
+            name: agreed([one.servers[name] for one in reports], told)
+            for name in known_to_all(reports)
+        },
         requests=sum(one.requests for one in reports),
         failed=sum(one.failed for one in reports),
     )
 
 
-def merge_server(views: Sequence[Server]) -> Server:
+def known_to_all(reports: Sequence[BalancerReport]) -> list[str]:
+    """Return the servers that each of `reports` names."""
+    return [name for name in reports[0].servers if all(name in one.servers for one in reports)]
+
+
+def agreed(views: Sequence[Server], told: Told) -> Server:
     """Return what all say of one server.
+
+    Each was told the same, but one may have been restarted since and forgotten it. So where they
+    disagree this is not what was told: whoever compares the two would find nothing to set right.
+    """
+    merged = merge_server(views)
+    merged = replace(merged, weight=_weight(views, merged, told.weights.get(merged.name)))
+    some_send = any(one.state is ServerState.READY for one in views)
+    if some_send and merged.state is not ServerState.READY and merged.name not in told.ready:
+        # Out of rotation, but not everywhere: whoever wants it out has to say so again.
+        return replace(merged, state=ServerState.READY, up=False)
+    return merged
+
+
+def _weight(views: Sequence[Server], merged: Server, told: int | None) -> int:
+    """Return the weight that all have, or one that was not told."""
+    if all(one.weight == one.configured for one in views):
+        return merged.configured
+    weights = {one.weight for one in views}
+    if len(weights) == 1:
+        return merged.weight
+    if told is not None:
+        return min(weights - {told})
+    return min(set(range(1, MAX_WEIGHT)) - weights)  # of nobody, whatever it should be
+
+
+def merge_server(views: Sequence[Server]) -> Server:
+    """Return what all say of one server together: of states the worst, numbers added up.
 
     Of `weight` and `configured` both the least, so that a server with its full weight
     everywhere is seen to have it even where the configurations differ.
