@@ -12,9 +12,11 @@ from dashboard.screens import waiting_words
 from dashboard.stages import asks_approval, strategy_words
 from dashboard.times import duration, moment
 from rollouts import ownership, workers
+from rollouts.cautions import names
 from rollouts.models import Event
 
 PAUSED_TOO_LONG = timedelta(minutes=10)
+DRIFTS_SHOWN = 3  # sentences about one service
 OVERLOOKED_AFTER = 15.0  # seconds; dispatch would have said long before what it waits for
 
 
@@ -63,13 +65,37 @@ def of_services(services: Iterable[Mapping[str, Any]]) -> list[Notice]:
             )
             url = reverse("deployment", args=[last["id"]])
             notices.append(Notice(f"failed-{name}", "fail", text, url))
+        if held := service["held_out"]:
+            url = reverse("service", args=[name]) + "#held-out"
+            words = (
+                f"{name}: {names(held)} {'is' if len(held) == 1 else 'are'} held out of rotation."
+            )
+            notices.append(Notice(f"held-{name}", "warn", words, url))
         for slot, versions in _fleets(service).items():
             if len(versions) > 1:
                 what = f"{slot} of {name}" if slot else name
                 url = reverse("service", args=[name])
                 text = f"{what} runs a mix: {_mix(versions)}."
                 notices.append(Notice(f"mixed-{what}", "warn", text, url))
+        notices += _drifts(service)
     return notices
+
+
+def _drifts(service: Mapping[str, Any]) -> list[Notice]:
+    """Return what the last look at a service found otherwise than the inventory says."""
+    alike: dict[str, list[str]] = {}
+    for instance, words in service["drift"].items():
+        for word in words:
+            alike.setdefault(word, []).append(instance)
+    name, url = service["name"], reverse("service", args=[service["name"]])
+    if len(alike) > DRIFTS_SHOWN:
+        count = len(service["drift"])
+        text = f"{name}: {count} instances are not as the inventory says, each in its own way."
+        return [Notice(f"drift-{name}", "warn", text, url)]
+    return [
+        Notice(f"drift-{name}-{word}", "warn", f"{name}, {names(found)}: {word}.", url)
+        for word, found in alike.items()
+    ]
 
 
 def _fleets(service: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:

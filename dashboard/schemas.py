@@ -299,6 +299,8 @@ class Instance(Schema):
     version: str
     version_at: str | None
     held_out: HeldOut | None
+    seen: Seen | None
+    drift: list[str] = Field(description="What of `seen` is otherwise than the inventory says.")
 
 
 class ServiceDetail(Service):

@@ -48,6 +48,7 @@ def instance_fields(instance: Instance, held: Target | None) -> Json:
         "version": instance.version,
         "version_at": iso(instance.version_at),
         "held_out": held_out_fields(instance.held_out, held) if instance.held_out else None,
+        "seen": instance.seen or None,
     }
 
 
@@ -78,14 +79,18 @@ def service_detail(service: Service) -> Json:
     """Return `service` with all its instances."""
     instances = list(service.instances.all())
     holding = _holding(instances)
-    rows = [instance_fields(instance, holding.get(instance.pk)) for instance in instances]
-    return {**service_fields(service), "instances": rows}
+    fields = service_fields(service)
+    rows = [
+        {**instance_fields(one, holding.get(one.pk)), "drift": fields["drift"].get(one.name, [])}
+        for one in instances
+    ]
+    return {**fields, "instances": rows}
 
 
 def services_fields(services: Sequence[Service]) -> list[Json]:
     """Return each of `services`, with a few queries for all of them."""
     ids = [service.pk for service in services]
-    versions, slots = _versions(ids)
+    versions, slots, looked_at = _versions(ids)
     held_out: dict[int, list[str]] = defaultdict(list)
     held = Instance.objects.filter(service__in=ids, active=True).exclude(held_out="")
     for service_id, name in held.order_by("name").values_list("service_id", "name"):

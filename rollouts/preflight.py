@@ -19,9 +19,9 @@ from rq.job import Job, JobStatus
 
 from rollouts import drift, facts, jobs, looks
 from rollouts.adapters import SettingsError
+from rollouts.cautions import names
 from rollouts.facts import Answer, Tick
 from rollouts.models import Instance, Service
-from rollouts.planning import names
 from rollouts.policy import Policy, PolicyError, parse
 from rollouts.snapshots import Json, iso
 
