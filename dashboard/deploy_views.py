@@ -15,6 +15,7 @@ from dashboard.views import actor, allowed, halves, service_row
 from rollouts import actions
 from rollouts.models import Deployment, Service
 from rollouts.planning import names, steps_to_json
+from rollouts.strategies import names_of
 
 Json = dict[str, Any]
 
@@ -86,15 +87,28 @@ def _drawn(found: Service, form: DeployForm) -> Json:
         return {"draft": None, "refused": error.errors}
     return {
         "draft": draft,
-        "batches": [[one.instance.name for one in batch] for batch in draft.plan.batches],
+        "batches": _batches(draft),
         "expected": duration(draft.expected_seconds),
         "seen": seen_of(draft),
         "previous": _previous(draft),
-        "pause": duration(draft.policy.batch_pause) if draft.policy.batch_pause else "",
         "strategy": draft.policy.strategy,
         "course": _course(draft),
         "between": _slots(draft),
     }
+
+
+def _batches(draft: actions.Draft) -> list[Json]:
+    """Return the batches with their zones, and with what is waited for before each."""
+    steps = steps_to_json(draft.plan.steps)
+    zoned = draft.policy.by_zone
+    return [
+        {
+            "names": names_of(batch),
+            "zone": stages.zone_words(batch[0].instance.zone) if zoned else "",
+            "before": stages.before_batch(steps, number),
+        }
+        for number, batch in enumerate(draft.plan.batches, 1)
+    ]
 
 
 def _course(draft: actions.Draft) -> list[Json]:

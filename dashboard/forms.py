@@ -31,6 +31,8 @@ def typed(knob: Knob, raw: Any) -> Any:
         "integer": (int,),
         "amount": (int,),
     }
+    if knob.kind == "names":
+        return [name for part in raw.split(",") if (name := part.strip())]
     if knob.kind in IN_JSON:
         try:
             return json.loads(raw) if raw else raw
@@ -48,6 +50,8 @@ def shown(value: Any) -> str:
     """Return a knob's value as it would be typed."""
     if isinstance(value, bool):
         return "on" if value else "off"
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return ", ".join(value)
     if isinstance(value, list):
         return json.dumps([dict(sorted(step.items(), key=_as_typed)) for step in value])
     return json.dumps(value) if isinstance(value, dict) else str(value)

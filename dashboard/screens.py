@@ -179,6 +179,7 @@ def lanes(snapshot: Mapping[str, Any], now: datetime) -> list[Json]:
     """Return the batches in the order of the plan, each with its tiles and its state."""
     batches: dict[int, list[Json]] = {}
     traffic = stages.takes_traffic(snapshot)
+    zoned = (snapshot["policy"] or {}).get("by_zone")
     for target in snapshot["targets"]:
         drawn = tile(target, snapshot["status"], now, traffic)
         batches.setdefault(target["batch"], []).append(drawn)
@@ -186,6 +187,7 @@ def lanes(snapshot: Mapping[str, Any], now: datetime) -> list[Json]:
         {
             "batch": number,
             "tiles": tiles,
+            "zone": stages.zone_words(tiles[0]["zone"]) if zoned else "",
             **lane_state(tiles, snapshot["status"]),
             "before": stages.before_batch(snapshot["steps"], number),
         }

@@ -243,6 +243,11 @@ def planned(
     return found
 
 
+def zone_words(zone: str) -> str:
+    """Return which zone a batch is in, where zones are kept apart."""
+    return f"zone {zone}" if zone else "without a zone"
+
+
 def before_batch(steps: Sequence[Json], batch: int) -> str:
     """Return what is waited for before a batch of the plan begins: "after a pause of 10 s"."""
     waits: list[str] = []
@@ -348,7 +353,9 @@ def promotion(held: Held) -> Json | None:
     further = any(_asks_more(one) for one in coming[len(stretch) :])
     now = given(held) or 0
     share = max(now, *_shares(stretch))
-    if share <= now:
+    if held["strategy"] == "rolling":
+        words = _next_zone(held, stretch)
+    elif share <= now:
         words = _shortened(held, step, coming[len(stretch) :])
     else:
         words = {
@@ -361,6 +368,16 @@ def promotion(held: Held) -> Json | None:
     return {**words, "end": "Promote to the end" if further else "", "end_facts": end}
 
 
+def _next_zone(held: Held, stretch: Sequence[Json]) -> Json:
+    """Return the words where a bake between two zones is cut short."""
+    coming = {name for step in stretch for name in step.get("targets", [])}
+    zones = [one["zone"] for one in held["targets"] if one["instance"] in coming]
+    where = zone_words(zones[0]) if zones else "the rest"
+    what = plural(len(coming), "instance")
+    facts = f"{held['version']} is watched no longer; {what} ({where}) come next."
+    return {"title": "End the bake?", "facts": facts, "next": "Go on"}
+
+
 def _asks_more(step: Json) -> bool:
     return step["kind"] in WAITS and not step.get("keep")
 
@@ -370,6 +387,8 @@ def _moved(held: Held, now: float, share: float, steps: Sequence[Json]) -> str:
     mine, _ = slots(held)
     count = sum(len(step.get("targets", [])) for step in steps)
     version = held["version"]
+    if held["strategy"] == "rolling":
+        return f"Without a bake between: {plural(count, 'more instance')} get {version}."
     course = f"From {percent(now)} to {percent(share)}"
     if mine:
         return f"{course} of the traffic for {version} on {mine}; no instance is changed."

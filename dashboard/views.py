@@ -128,9 +128,11 @@ def service(request: HttpRequest, name: str) -> HttpResponseBase:
         {**one, "check": checks.get(one["name"]), "mixed": _differs(one, detail)}
         for one in detail["instances"]
     ]
+    held_out = [one for one in instances if one["held_out"] and one["active"]]
     context = {
         "service": service_row(detail),
         "instances": instances,
+        "held_out": [{**one, "since": moment(one["held_out"]["since"])} for one in held_out],
         "cards": running,
         "history": history,
         "may_deploy": may_deploy(request),
@@ -175,6 +177,7 @@ def service_row(service: Mapping[str, Any]) -> Json:
         "halves": halves(service),
         "last": {**last, "look": look, "moment": moment(last["created_at"])} if last else None,
         "until": moment(service["lock"]["until"]),
+        "looked_moment": moment(service["looked_at"]),
     }
 
 

@@ -82,6 +82,10 @@ async function redraw() {
   // Parsed, never run: our own page, in which everything from outside was escaped.
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   localise(page);
+  // Each answer masks the token anew, and any of them is good: what is the same stays as it is.
+  const token = document.querySelector("[name=csrfmiddlewaretoken]")?.value;
+  for (const input of page.querySelectorAll("[name=csrfmiddlewaretoken]"))
+    if (token) input.setAttribute("value", token);
   for (const old of document.querySelectorAll("[data-sync]"))
     sync(old, page.querySelector(`[data-sync="${old.dataset.sync}"]`));
   held.forEach(paint);

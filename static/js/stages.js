@@ -204,23 +204,37 @@ export function promotion(held) {
   const further = rest.some((one) => WAITS.has(one.kind) && !one.keep);
   const before = given(held) ?? 0;
   const share = Math.max(before, ...sharesOf(stretch));
-  const words =
-    share <= before
-      ? shortened(held, step, rest)
-      : {
-          title: `Promote ${held.version}?`,
-          facts: moved(held, before, share, stretch),
-          next: `Promote to ${percent(share)}`,
-        };
+  let words;
+  if (held.strategy === "rolling") words = nextZone(held, stretch);
+  else if (share <= before) words = shortened(held, step, rest);
+  else
+    words = {
+      title: `Promote ${held.version}?`,
+      facts: moved(held, before, share, stretch),
+      next: `Promote to ${percent(share)}`,
+    };
   const end = further ? "Promote to the end" : "";
   return { ...words, open: "Promote…", end, end_facts: further ? moved(held, before, 100, coming) : "" };
 }
+
+// Where a bake between two zones is cut short.
+function nextZone(held, stretch) {
+  const coming = new Set(stretch.flatMap((step) => step.targets ?? []));
+  const first = held.targets.find((target) => coming.has(target.instance));
+  const where = first ? zoneWords(first.zone) : "the rest";
+  const facts = `${held.version} is watched no longer; ${plural(coming.size, "instance")} (${where}) come next.`;
+  return { title: "End the bake?", facts, next: "Go on" };
+}
+
+const zoneWords = (zone) => (zone ? `zone ${zone}` : "without a zone");
 
 // What a promotion moves: "From 5 % to 25 %: 4 more instances get v42."
 function moved(held, before, share, steps) {
   const [mine] = slots(held);
   const count = steps.flatMap((step) => step.targets ?? []).length;
   const { version } = held;
+  if (held.strategy === "rolling")
+    return `Without a bake between: ${plural(count, "more instance")} get ${version}.`;
   const course = `From ${percent(before)} to ${percent(share)}`;
   if (mine) return `${course} of the traffic for ${version} on ${mine}; no instance is changed.`;
   const what = count

@@ -39,6 +39,12 @@ class Command(BaseCommand):
             help="a key of the policy, such as batch_size=4, max_unavailable=25%% or "
             """canary_steps='[{"share": 5, "bake": 60}, {"share": 100}]'; repeatable""",
         )
+        parser.add_argument(
+            "--only",
+            action="append",
+            metavar="INSTANCE",
+            help="change this instance and no other that is not named too; repeatable",
+        )
         parser.add_argument("--note", default="", help="why, for those who look later")
         parser.add_argument("--watch", action="store_true", help="follow it until it ends")
 
@@ -61,6 +67,7 @@ class Command(BaseCommand):
             options["version"],
             by=person(),
             policy=policy,
+            instances=options["only"],
             note=options["note"],
         )
 
