@@ -60,6 +60,17 @@ class Sshd:
         """Return HOST:PORT."""
         return f"{HOST}:{self.port}"
 
+    def fingerprint(self) -> str:
+        """Return the fingerprint of its key, as a person would look it up on the host."""
+        told = subprocess.run(
+            ["ssh-keygen", "-lf", "-"],
+            input=self.host_key,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return told.stdout.split()[1]
+
     def connections(self) -> list[psutil.Process]:
         """Return the processes that serve the open connections, one each."""
         return self.process.children(recursive=False)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from asgiref.sync import async_to_sync
 from django.core.management.base import BaseCommand, CommandParser
 from django.db.models import QuerySet
 
@@ -58,7 +59,7 @@ class Command(BaseCommand):
         reached = _reached(service)
         if not reached:
             self._refuse(f"neither driver nor balancer of {service} goes over SSH")
-        failed = asyncio.run(_meet(reached))
+        failed = async_to_sync(_meet)(reached)
         places: set[Place] = set()
         for settings, hosts in reached:
             places |= {settings.place(host) for host in hosts}
@@ -78,7 +79,7 @@ class Command(BaseCommand):
                 '`manage.py hostkeys scan SERVICE` or "Check fleet"'
             )
         hostkeys.confirm(keys, person())
-        self._print(keys)
+        self._print(keys.all())
 
     def _forget(self, host: str, fingerprint: str | None) -> None:
         keys = self._keys(host)
