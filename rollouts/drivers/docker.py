@@ -9,6 +9,7 @@ successor restarts nothing that is done; that of another deployment of the same 
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,7 +17,6 @@ from functools import partial
 from typing import Any
 
 from docker import APIClient
-from docker.errors import NotFound
 
 from rollouts.adapters import Surroundings
 from rollouts.drivers import docker_plan
@@ -139,7 +139,9 @@ class Docker(Driver):
         """Return whether engine, container, the old version's image and the registry are there."""
         engine = self._engine(instance)
         look = partial(self._look, engine, instance)
-        reference = self._reference(instance, old_version) if old_version else ""
+        reference = ""
+        with suppress(DriverError):
+            reference = self._reference(instance, old_version) if old_version else ""
         return await look_around(
             engine, self._images, self._settings, look, self._name(instance), reference
         )
@@ -162,6 +164,8 @@ class Docker(Driver):
         return self._settings.filled(self._settings.container, instance)
 
     def _reference(self, instance: Instance, version: str) -> str:
+        if "+" in version:
+            raise DriverError(f"{version} can't be an image's tag, which can't hold a +")
         return self._settings.filled(self._settings.image, instance, version)
 
     async def _fetch(
@@ -175,16 +179,22 @@ class Docker(Driver):
         return await self._images.fetch(self._engine(instance), reference, output, left)
 
     async def _look(self, engine: Engine, instance: Instance) -> Found:
-        """Return the containers that there are; raise DriverError."""
+        """Return the containers that there are, all at the same moment; raise DriverError.
+
+        Raises Busy where one got another name meanwhile.
+        """
         name = self._name(instance)
+        pattern = f"^/?{re.escape(name)}({'|'.join(filter(None, Place))})?$"
 
         def look(client: APIClient) -> Found:
             found: dict[str, Container] = {}
-            for place in Place:
-                with suppress(NotFound):
-                    raw = client.inspect_container(name + place)
-                    tag = self._settings.version_of(str(raw["Config"]["Image"]), instance)
-                    found[place.name.lower()] = Container.read(raw, tag)
+            for listed in client.containers(all=True, filters={"name": [pattern]}):
+                raw = client.inspect_container(listed["Id"])
+                if raw["Name"] not in listed["Names"]:
+                    raise Busy(f"{raw['Name']} is just being renamed")
+                tag = self._settings.version_of(str(raw["Config"]["Image"]), instance)
+                place = Place(raw["Name"].removeprefix(f"/{name}"))
+                found[place.name.lower()] = Container.read(raw, tag)
             return Found(**found)
 
         return await engine.call(look)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import requests
 from docker import APIClient
+from docker.constants import MINIMUM_DOCKER_API_VERSION
 from docker.errors import APIError, DockerException, TLSParameterError
 from docker.tls import TLSConfig
 
@@ -136,18 +137,28 @@ class Engine:
         except SshError as error:
             raise NoAnswer(f"the Docker Engine at {self.address}: {error}") from error
 
-    def _new_client(self, timeout: int) -> APIClient:
-        if self._url.startswith("unix://"):
-            # Nobody there is said more clearly so, and the library would leave its socket open.
-            with socket.socket(socket.AF_UNIX) as plug:
-                plug.settimeout(timeout)
-                plug.connect(self._url.removeprefix("unix://"))
+    def _new_client(self, timeout: int, version: str = "") -> APIClient:
+        """Return a client that speaks the API's `version`: the engine's own if it is not said."""
+        if not version:
+            self._look_for_socket(timeout)
+            with self._new_client(timeout, MINIMUM_DOCKER_API_VERSION) as client:
+                version = str(client.version(api_version=False)["ApiVersion"])
         tls: TLSConfig | bool = False
         if files := self._settings.tls:
             tls = TLSConfig(
                 client_cert=(files["cert"], files["key"]), ca_cert=files["ca"], verify=True
             )
-        return APIClient(base_url=self._url, version="auto", timeout=timeout, tls=tls)
+        client = APIClient(base_url=self._url, version=version, timeout=timeout, tls=tls)
+        # Neither proxies nor authorities of the worker's environment go before the settings.
+        client.trust_env = False
+        return client
+
+    def _look_for_socket(self, timeout: int) -> None:
+        """Raise OSError where nobody listens: clearer than the library, which leaks a socket."""
+        if self._url.startswith("unix://"):
+            with socket.socket(socket.AF_UNIX) as plug:
+                plug.settimeout(timeout)
+                plug.connect(self._url.removeprefix("unix://"))
 
     async def _forget(self, client: APIClient | None) -> None:
         """Have the next call connect anew, unless that was done already."""
@@ -220,7 +231,9 @@ def _refusal(error: APIError) -> DriverError:
     status = error.status_code
     if status == 404 and "no such" in words.lower():
         return Gone(words)
-    return Busy(words) if status == 409 else DriverError(words)
+    # One that has the name already was renamed by somebody else.
+    busy = status == 409 or "same name as its current name" in words
+    return Busy(words) if busy else DriverError(words)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

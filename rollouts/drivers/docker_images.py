@@ -71,8 +71,7 @@ class Images:
             raise
         except DriverError as error:
             if not there:
-                hint = " (no tag of an image can hold a +)" if "+" in reference else ""
-                raise DriverError(f"{reference} can't be pulled: {error}{hint}") from error
+                raise DriverError(f"{reference} can't be pulled: {error}") from error
             output(
                 f"{reference} can't be pulled: {error}. The engine has an image of this name "
                 "already, which is used."

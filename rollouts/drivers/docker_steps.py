@@ -32,7 +32,7 @@ from rollouts.facts import Instance
 from rollouts.ports import DriverError
 
 LEASE_INTERVAL = 0.1  # seconds between two looks whether the lease was extended
-STOP_INTERVAL = 0.1  # seconds between two looks whether a container has stopped
+STOP_INTERVAL = 0.05  # seconds between two looks whether a container has stopped
 KILL_PATIENCE = 10.0  # seconds that the engine may take to be done with a killed one
 NO_PORT = ("port is already allocated", "address already in use")
 

@@ -1,7 +1,9 @@
 """The docker driver against a real engine: over its socket, over TLS, over a real sshd."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +14,10 @@ from dashboard.local.docker_engine import DockerEngine, make_image, shared
 from dashboard.local.stack import free_ports
 from rollouts import drivers
 from rollouts.adapters import Surroundings
+from rollouts.drivers.docker_engine import Stopped
 from rollouts.facts import Instance
-from rollouts.ports import Driver
-from tests.dockerd import Authority, running_dockerd
+from rollouts.ports import Driver, DriverError
+from tests.dockerd import PASSWORD, USER, Authority, running_dockerd, running_registry
 from tests.servers import SHARE
 
 PORTS = 18_600 + 20 * SHARE  # where free ports are looked for
@@ -213,3 +216,330 @@ async def test_the_way_back_is_the_old_container_and_needs_no_image(
     assert restart_of(engine, NAME) == "always"
     assert names(engine) == {NAME: "running"}
     engine.remove_image(image_of_v2)
+
+
+def lasting(changes: int) -> Callable[[], float]:
+    """A lease that is over after so many changes: the driver asks before each."""
+    granted = iter([60.0] * changes)
+    return lambda: next(granted, 0.0)
+
+
+async def test_wherever_a_worker_dies_its_successor_goes_back_to_the_old_container(
+    dockerd: DockerEngine, engine: APIClient
+) -> None:
+    """After each of the changes that make an update; those are at least six."""
+    old = run(engine, RestartPolicy={"Name": "always"})
+    for changes in range(20):
+        async with made(settings(dockerd)) as driver:
+            with suppress(Stopped):
+                await driver.update(WEB, "v2", quiet, lasting(changes))
+                break
+        async with made(settings(dockerd)) as driver:
+            await driver.roll_back(WEB, "v1", quiet, owned)
+            assert (await driver.running(WEB)).version == "v1"
+        assert names(engine) == {NAME: "running"}
+        assert engine.inspect_container(NAME)["Id"] == old
+        assert restart_of(engine, NAME) == "always"
+    assert changes >= 6
+
+
+async def test_two_updates_at_once_are_one(dockerd: DockerEngine, engine: APIClient) -> None:
+    """A predecessor that was thought dead does no harm to its successor."""
+    old = run(engine)
+    async with made(settings(dockerd)) as one, made(settings(dockerd)) as other:
+        updates = (driver.update(WEB, "v2", quiet, owned) for driver in (one, other))
+        await asyncio.gather(*updates)
+        assert (await one.running(WEB)).version == "v2"
+    assert names(engine) == {NAME: "running", f"{NAME}-before": "exited"}
+    assert engine.inspect_container(f"{NAME}-before")["Id"] == old
+
+
+async def test_an_update_is_repeated_without_a_restart_and_deployed_anew_with_one(
+    dockerd: DockerEngine, engine: APIClient
+) -> None:
+    """Within a deployment what runs already is left alone; another deployment restarts it."""
+    run(engine)
+    async with made(settings(dockerd)) as driver:
+        await driver.update(WEB, "v2", quiet, owned)
+        first = engine.inspect_container(NAME)["Id"]
+        await driver.update(WEB, "v2", quiet, owned)
+        assert engine.inspect_container(NAME)["Id"] == first
+    async with made(settings(dockerd), SECOND) as driver:
+        await driver.update(WEB, "v2", quiet, owned)
+    assert engine.inspect_container(NAME)["Id"] != first
+    assert engine.inspect_container(f"{NAME}-before")["Id"] == first
+
+
+async def test_a_container_that_does_not_stop_is_killed_and_that_is_said(
+    dockerd: DockerEngine, engine: APIClient
+) -> None:
+    """Process 1 without a handler ignores SIGTERM: after stop_timeout it is killed."""
+    run(engine, Init=False)
+    said: list[str] = []
+    async with made(settings(dockerd, stop_timeout=0.3)) as driver:
+        await driver.update(WEB, "v2", said.append, owned)
+    assert any("did not stop within 0.3 s of SIGTERM" in line for line in said)
+    assert engine.inspect_container(f"{NAME}-before")["State"]["ExitCode"] == 137
+
+
+async def test_cancelled_it_does_nothing_more(dockerd: DockerEngine, engine: APIClient) -> None:
+    """Not even what it was at: while an old container takes its time to stop."""
+    old = run(engine, Init=False)
+    async with made(settings(dockerd, stop_timeout=30)) as driver:
+        stopping = asyncio.Event()
+
+        def heard(line: str) -> None:
+            if line.startswith("stopping"):
+                stopping.set()
+
+        update = asyncio.create_task(driver.update(WEB, "v2", heard, owned))
+        await asyncio.wait_for(stopping.wait(), 10)
+        update.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await update
+        assert names(engine) == {NAME: "running", f"{NAME}-next": "created"}
+        await driver.roll_back(WEB, "v1", quiet, owned)
+    assert names(engine) == {NAME: "running"}
+    assert engine.inspect_container(NAME)["Id"] == old
+
+
+async def test_without_a_lease_nothing_is_changed(dockerd: DockerEngine, engine: APIClient) -> None:
+    """Not one container is made."""
+    run(engine)
+    async with made(settings(dockerd)) as driver:
+        with pytest.raises(DriverError, match="another worker"):
+            await driver.update(WEB, "v2", quiet, lambda: 0.0)
+    assert names(engine) == {NAME: "running"}
+
+
+async def test_a_version_that_ends_at_once_is_taken_back(
+    dockerd: DockerEngine, engine: APIClient
+) -> None:
+    """One that the engine restarts again and again, as its policy says."""
+    old = run(engine, RestartPolicy={"Name": "always"})
+    image(engine, "v2-crash", ("false",))
+    async with made(settings(dockerd)) as driver:
+        await driver.update(WEB, "v2-crash", quiet, owned)
+        await driver.roll_back(WEB, "v1", quiet, owned)
+    assert names(engine) == {NAME: "running"}
+    assert engine.inspect_container(NAME)["Id"] == old
+
+
+async def test_a_version_that_can_not_be_started_is_told_in_the_engines_words(
+    dockerd: DockerEngine, engine: APIClient
+) -> None:
+    """And taken back like any other."""
+    old = run(engine, Init=False)
+    image(engine, "v2-broken", ("no-such-program",))
+    async with made(settings(dockerd, stop_timeout=0)) as driver:
+        with pytest.raises(DriverError, match=r"can't be started: .*no-such-program"):
+            await driver.update(WEB, "v2-broken", quiet, owned)
+        await driver.roll_back(WEB, "v1", quiet, owned)
+    assert engine.inspect_container(NAME)["Id"] == old
+
+
+async def test_what_was_not_kept_is_made_of_its_image(
+    dockerd: DockerEngine, engine: APIClient
+) -> None:
+    """The way back is an update where somebody removed the old container."""
+    run(engine)
+    said: list[str] = []
+    async with made(settings(dockerd)) as driver:
+        await driver.update(WEB, "v2", quiet, owned)
+        engine.remove_container(f"{NAME}-before")
+        await driver.roll_back(WEB, "v1", said.append, owned)
+        assert (await driver.running(WEB)).version == "v1"
+    assert names(engine) == {NAME: "running"}
+    assert any("not kept" in line for line in said)
+
+
+async def test_the_first_container_is_made_as_the_settings_say(
+    dockerd: DockerEngine, engine: APIClient
+) -> None:
+    """Or, without that setting, the answer says what to do."""
+    async with made(settings(dockerd)) as driver:
+        with pytest.raises(DriverError, match=r"docker run --name .*`create`"):
+            await driver.update(WEB, "v1", quiet, owned)
+        ticks = {tick.what: tick for tick in await driver.preflight(WEB, "")}
+        assert ticks["container there"].ok is False
+    create = {
+        "ports": ["127.0.0.1:{port}:80"],
+        "environment": {"INSTANCE": "{name}", "VERSION": "{version}"},
+        "volumes": shared(),
+        "network_mode": "none",
+        "restart_policy": "on-failure:3",
+        "command": ["sleep", "{port}"],
+        "init": True,
+    }
+    async with made(settings(dockerd, create=create)) as driver:
+        ticks = {tick.what: tick for tick in await driver.preflight(WEB, "")}
+        assert ticks["container there"].ok
+        await driver.update(WEB, "v1", quiet, owned)
+        await driver.finish(WEB, quiet, owned)
+    new = engine.inspect_container(NAME)
+    assert new["State"]["Running"]
+    assert {"INSTANCE=web-01", "VERSION=v1"} <= set(new["Config"]["Env"])
+    assert new["Config"]["Cmd"] == ["sleep", "8080"]
+    binding = [{"HostIp": "127.0.0.1", "HostPort": "8080"}]
+    assert new["HostConfig"]["PortBindings"] == {"80/tcp": binding}
+    assert new["HostConfig"]["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 3}
+    assert names(engine) == {NAME: "running"}
+
+
+async def test_volumes_without_a_name_go_along(dockerd: DockerEngine, engine: APIClient) -> None:
+    """What the application wrote is there after the update, though nobody named the volume."""
+    body = {
+        "Image": "shop:v1",
+        "Volumes": {"/data": {}},
+        "HostConfig": {"Binds": shared(), "NetworkMode": "none", "Init": True},
+    }
+    engine.create_container_from_config(body, NAME)
+    engine.start(NAME)
+    async with made(settings(dockerd)) as driver:
+        await driver.update(WEB, "v2", quiet, owned)
+    mounts = [
+        {mount["Destination"]: mount.get("Name") for mount in one["Mounts"]}
+        for one in (engine.inspect_container(NAME), engine.inspect_container(f"{NAME}-before"))
+    ]
+    assert mounts[0]["/data"] == mounts[1]["/data"] != ""
+
+
+async def test_what_runs_is_told_by_label_or_tag_and_never_guessed(
+    dockerd: DockerEngine, engine: APIClient
+) -> None:
+    """A label that was copied to a container of another image counts for nothing."""
+    run(engine)
+    async with made(settings(dockerd)) as driver:
+        by_tag = await driver.running(WEB)
+        assert by_tag.version == "v1"
+        assert by_tag.digest == engine.inspect_image("shop:v1")["Id"]
+        await driver.update(WEB, "v2", quiet, owned)
+        assert (await driver.running(WEB)).version == "v2"
+        labels = engine.inspect_container(NAME)["Config"]["Labels"]
+        engine.remove_container(NAME, force=True)
+        body = {"Image": engine.inspect_image("shop:v3")["Id"], "Labels": labels}
+        body["HostConfig"] = {"Binds": shared(), "NetworkMode": "none", "Init": True}
+        engine.create_container_from_config(body, NAME)
+        engine.start(NAME)
+        assert (await driver.running(WEB)).version is None
+        engine.kill(NAME)
+        with pytest.raises(DriverError, match="does not run"):
+            await driver.running(WEB)
+
+
+async def test_what_is_in_the_way_stays_and_is_named(
+    dockerd: DockerEngine, engine: APIClient
+) -> None:
+    """A container of somebody else under a name that is needed; one that is removed at its end."""
+    run(engine, AutoRemove=True)
+    body = {"Image": "shop:v1", "HostConfig": {"NetworkMode": "none"}}
+    engine.create_container_from_config(body, f"{NAME}-next")
+    async with made(settings(dockerd)) as driver:
+        with pytest.raises(DriverError, match=f"the name {NAME}-next"):
+            await driver.update(WEB, "v2", quiet, owned)
+        engine.remove_container(f"{NAME}-next")
+        with pytest.raises(DriverError, match="--rm"):
+            await driver.update(WEB, "v2", quiet, owned)
+        ticks = {tick.what: tick for tick in await driver.preflight(WEB, "v1")}
+        assert ticks["container there"].ok is False
+    assert names(engine) == {NAME: "running"}
+
+
+async def test_the_look_before_a_deployment_says_what_is_there(
+    dockerd: DockerEngine, engine: APIClient, tmp_path: Path
+) -> None:
+    """Engine, container, the image for the way back; of an engine that is not there just that."""
+    run(engine)
+    async with made(settings(dockerd)) as driver:
+        ticks = await driver.preflight(WEB, "v1")
+        assert [(tick.what, tick.ok) for tick in ticks] == [
+            ("Docker Engine reachable", True),
+            ("container there", True),
+            ("old version's image there", True),
+        ]
+        assert engine.version()["Version"] in ticks[0].detail
+    async with made(settings(dockerd, engine=f"unix://{tmp_path}/nobody")) as driver:
+        (tick,) = await driver.preflight(WEB, "v1")
+        assert (tick.what, tick.ok) == ("Docker Engine reachable", False)
+        assert "No such file" in tick.detail
+
+
+async def test_an_image_that_no_registry_gives_is_used_where_it_is_there_already(
+    dockerd: DockerEngine, engine: APIClient
+) -> None:
+    """And said; where it is not, the engine's own words say why."""
+    port = free_ports(1, PORTS + 5)[0]
+    name = f"127.0.0.1:{port}/shop"
+    engine.tag("shop:v2", name, "v2")
+    said: list[str] = []
+    raw = settings(dockerd, image=f"{name}:{{version}}", pull="always")
+    async with made(raw) as driver:
+        await driver.prepare(WEB, "v2", said.append, owned)
+        assert any("connection refused" in line and "is used" in line for line in said)
+        with pytest.raises(DriverError, match=r"can't be pulled: .*connection refused"):
+            await driver.prepare(WEB, "v3", quiet, owned)
+        with pytest.raises(DriverError, match=r"can't hold a \+"):
+            await driver.prepare(WEB, "v3+1", quiet, owned)
+
+
+async def test_an_image_comes_from_a_registry_with_its_digest(
+    dockerd: DockerEngine,
+    engine: APIClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pulled with a password from the environment; the digest is what the registry says."""
+    with running_registry(tmp_path / "registry", free_ports(1, PORTS + 10)[0]) as address:
+        name = f"{address}/shop"
+        engine.tag("shop:v2", name, "v2")
+        login = {"username": USER, "password": PASSWORD}
+        *_, last = engine.push(name, "v2", stream=True, decode=True, auth_config=login)
+        pushed = last["aux"]["Digest"]
+        engine.remove_image(f"{name}:v2")
+        run(engine)
+        registry = {"username": USER, "password_env": "SHOP_REGISTRY_PASSWORD"}
+        raw = settings(dockerd, image=f"{name}:{{version}}", pull="always", registry=registry)
+        said: list[str] = []
+        monkeypatch.setenv("SHOP_REGISTRY_PASSWORD", "wrong")
+        async with made(raw) as driver:
+            assert (await driver.preflight(WEB, "v1"))[-1].ok is False
+            with pytest.raises(DriverError, match=r"can't be pulled: .*unauthorized"):
+                await driver.prepare(WEB, "v2", quiet, owned)
+        monkeypatch.setenv("SHOP_REGISTRY_PASSWORD", PASSWORD)
+        async with made(raw) as driver:
+            assert (await driver.preflight(WEB, "v1"))[-1].ok
+            await driver.prepare(WEB, "v2", said.append, owned)
+            assert f"{name}:v2 is {pushed}" in said
+            await driver.update(WEB, "v2", quiet, owned)
+            ran = await driver.running(WEB)
+            assert (ran.version, ran.digest) == ("v2", pushed)
+
+
+async def test_an_engine_is_reached_over_tls_and_a_wrong_certificate_is_told(
+    dockerd: DockerEngine,
+    engine: APIClient,
+    authority: Authority,
+    tls_port: int,
+    tmp_path: Path,
+) -> None:
+    """Both sides show a certificate, and both have to be right."""
+    run(engine)
+
+    def tls(ca: Path, files: tuple[Path, Path]) -> dict[str, Any]:
+        paths = {"ca": str(ca), "cert": str(files[0]), "key": str(files[1])}
+        return settings(dockerd, engine=f"tcp://{{hostname}}:{tls_port}", tls=paths)
+
+    other = Authority(tmp_path, "other")
+    ours = authority.issue("client")
+    async with made(tls(authority.ca, ours)) as driver:
+        await driver.update(WEB, "v2", quiet, owned)
+        assert (await driver.running(WEB)).version == "v2"
+    async with made(tls(other.ca, ours)) as driver:
+        with pytest.raises(DriverError, match=r"not signed by `tls.ca`"):
+            await driver.running(WEB)
+    async with made(tls(authority.ca, other.issue("client"))) as driver:
+        with pytest.raises(DriverError, match=r"does not take `tls.cert`"):
+            await driver.running(WEB)
+    async with made(tls(authority.ca, (tmp_path / "none", tmp_path / "none"))) as driver:
+        with pytest.raises(DriverError, match="not there"):
+            await driver.running(WEB)
