@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import docker
 from docker.errors import DockerException
 
-from dashboard.local import dockerd_server, fleet, shop_images
+from dashboard.local import docker_engine, dockerd_server, fleet, shop_images
+from dashboard.local.dockerd_server import Server
 from dashboard.local.errors import LocalError
 from dashboard.local.hosting import Processes
 from dashboard.local.places import MARK, Places
@@ -43,16 +43,17 @@ class Containers(Processes):
 
     @staticmethod
     def clear(places: Places) -> None:
-        engine = _used(places)
-        if engine.exists():
-            with suppress(DockerException), _client(engine.read_text()) as client:
+        if places.docker_host.exists():
+            with suppress(DockerException), _client(places.docker_host.read_text()) as client:
                 _remove(client, places)
-        dockerd_server.clear(places)
+            places.docker_host.unlink()
+        Server(places).clear()
 
-    @property
-    def engine(self) -> str:
-        """Return the address of the engine."""
-        return os.environ.get("DOCKER_HOST") or dockerd_server.url(self.places)
+    def __init__(self, places: Places, count: int, first_port: int) -> None:
+        super().__init__(places, count, first_port)
+        self.server = None if os.environ.get("DOCKER_HOST") else Server(places)
+        self.engine = self.server.address if self.server else os.environ["DOCKER_HOST"]
+        self.balancer_url = ""
 
     @property
     def driver(self) -> Mapping[str, Any]:
@@ -65,18 +66,18 @@ class Containers(Processes):
         }
 
     def prepare(self) -> None:
-        dockerd_server.prepare(self.places)
-        if os.environ.get("DOCKER_HOST"):
-            _used(self.places).write_text(self.engine)
+        if self.server:
+            self.server.prepare()
+        else:
+            self.places.docker_host.write_text(self.engine)
 
     def programs(self, balancer_url: str) -> list[Program]:
         self.balancer_url = balancer_url
-        return [] if os.environ.get("DOCKER_HOST") else [dockerd_server.program(self.places)]
+        return [self.server.program()] if self.server else []
 
     def start(self, stack: Stack) -> None:
-        if not os.environ.get("DOCKER_HOST"):
-            answers = partial(dockerd_server.answers, self.places)
-            stack.start(dockerd_server.NAME, answers, dockerd_server.PATIENCE)
+        if self.server:
+            stack.start(dockerd_server.NAME, self.server.answers, dockerd_server.PATIENCE)
         stack.say(f"Starting {len(self.instances)} containers.")
         try:
             with _client(self.engine) as client, ThreadPoolExecutor(AT_ONCE) as pool:
@@ -96,7 +97,7 @@ class Containers(Processes):
             environment={MARK: str(self.places.data)},
             labels={LABEL: str(self.places.data), INSTANCE: name},
             network_mode="host",
-            volumes=shop_images.binds(),
+            volumes=docker_engine.shared(),
             restart_policy={"Name": "on-failure", "MaximumRetryCount": 3},
         )
 
@@ -130,11 +131,6 @@ class Containers(Processes):
             finally:
                 events.close()
                 thread.join()
-
-
-def _used(places: Places) -> Path:
-    """Return the file with the address of an engine that is not ours, while it is used."""
-    return places.docker / "engine"
 
 
 @contextmanager

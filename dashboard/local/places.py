@@ -160,16 +160,13 @@ class Places:
 
     @property
     def docker(self) -> Path:
-        """All that the demo's Docker engine keeps."""
-        return self.data / "docker"
-
-    @property
-    def docker_runtime(self) -> Path:
+        """All that the demo's Docker engine has."""
         return self.runtime / "docker"
 
     @property
-    def docker_socket(self) -> Path:
-        return self.runtime / "docker.sock"
+    def docker_host(self) -> Path:
+        """The address of an engine that is not the demo's, while the demo uses it."""
+        return self.data / "docker-host"
 
     @property
     def haproxy_config(self) -> Path:

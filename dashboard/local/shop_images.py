@@ -1,18 +1,18 @@
 """Images of the demo's application, one for each version: made here, of what is on this machine.
 
-They hold the application alone. What runs it, Python and its libraries, a container gets from
-this machine, read-only: so there is nothing to download.
+They hold the application alone, and their containers what runs it from this machine: nothing is
+downloaded.
 """
 
 import hashlib
 import io
 import json
 import os
-import sys
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from dashboard.local import docker_engine
 
 REPOSITORY = "shop"
 VERSIONS = 9
@@ -22,9 +22,9 @@ SUFFIXES = (
 )
 APP = Path(__file__).resolve().parent / "app.py"
 INSIDE = "shop/app.py"  # where it is in an image
-# Of this machine: programs, libraries, and where the loader finds those.
-SHARED = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache")
 LAYER = "layer.tar"
+# As images call them, by what the kernel does.
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def versions() -> list[str]:
@@ -58,10 +58,6 @@ def _config(version: str, layer: bytes, labels: dict[str, str]) -> dict[str, Any
     }
 
 
-# As images call them, by what the kernel does.
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-
-
 def _tar(files: dict[str, bytes]) -> bytes:
     """Return an archive of `files`, the same whenever it is made."""
     written = io.BytesIO()
@@ -76,22 +72,5 @@ def _tar(files: dict[str, bytes]) -> bytes:
 def command(name: str, port: int, balancer_url: str) -> list[str]:
     """Return what runs in the container of an instance."""
     # No site packages and no environment of Python's: it starts in half the time.
-    python = [str(_python()), "-S", "-E", "-P", f"/{INSIDE}"]
+    python = [docker_engine.python(), "-S", "-E", "-P", f"/{INSIDE}"]
     return [*python, "--name", name, "--port", str(port), "--balancer", balancer_url]
-
-
-def binds() -> list[str]:
-    """Return what a container shares of this machine, as `docker run --volume` takes it."""
-    return [f"{path}:{path}:ro" for path in _shared()]
-
-
-def _shared() -> Iterator[str]:
-    there = [path for path in SHARED if Path(path).exists()]
-    yield from there
-    if not any(sys.base_prefix.startswith(f"{path}/") for path in there):
-        yield sys.base_prefix
-
-
-def _python() -> Path:
-    # That of a virtual environment leads to it, and may lie anywhere.
-    return Path(sys.executable).resolve()
