@@ -19,6 +19,8 @@ from rollouts.facts import Instance
 from rollouts.ports import Driver, DriverError
 from tests.dockerd import PASSWORD, USER, Authority, running_dockerd, running_registry
 from tests.servers import SHARE
+from tests.sshd import find as find_sshd
+from tests.sshd import running_sshds
 
 PORTS = 18_600 + 20 * SHARE  # where free ports are looked for
 NAME = "shop-web-01"
@@ -543,3 +545,39 @@ async def test_an_engine_is_reached_over_tls_and_a_wrong_certificate_is_told(
     async with made(tls(authority.ca, (tmp_path / "none", tmp_path / "none"))) as driver:
         with pytest.raises(DriverError, match="not there"):
             await driver.running(WEB)
+
+
+class Confirmed:
+    """Every host shows one of these keys."""
+
+    def __init__(self, keys: tuple[str, ...]) -> None:
+        self._keys = keys
+
+    async def keys(self, host: str, port: int) -> tuple[str, ...]:
+        return self._keys
+
+    async def met(self, host: str, port: int, key: str) -> None:
+        pytest.fail(f"{host} showed another key")
+
+
+async def test_an_engine_is_reached_over_ssh_and_again_after_the_connection_broke(
+    dockerd: DockerEngine, engine: APIClient, tmp_path: Path
+) -> None:
+    """No port of the engine is open for it; a lost connection costs one more look."""
+    if find_sshd() is None:
+        pytest.skip("optional: sshd is not on this machine")
+    run(engine)
+    with running_sshds(tmp_path, free_ports(1, PORTS + 15)) as sshds:
+        ssh = {"user": sshds.user, "key": str(sshds.key), "port": sshds.ports[0]}
+        raw = settings(dockerd, engine=f"ssh://{{hostname}}{dockerd.socket}", ssh=ssh)
+        known = Confirmed(sshds.host_keys)
+        driver = drivers.make(raw, Surroundings(known_hosts=known, deployment=FIRST))
+        try:
+            await driver.update(WEB, "v2", quiet, owned)
+            assert (await driver.running(WEB)).version == "v2"
+            sshds.hosts[0].cut()
+            await driver.roll_back(WEB, "v1", quiet, owned)
+            assert (await driver.running(WEB)).version == "v1"
+        finally:
+            await driver.aclose()
+    assert names(engine) == {NAME: "running"}
