@@ -1,10 +1,13 @@
 """Settings of SSH: what is taken, what is refused with words, and deadlines in a host's time."""
 
+import re
 from typing import Any
 
 import pytest
+import yaml
 
-from rollouts import drivers
+from dashboard.local.places import CHECKOUT
+from rollouts import balancers, drivers
 from rollouts.adapters import SettingsError
 from rollouts.facts import Instance
 from rollouts.ssh import Place, SshSettings
@@ -90,3 +93,15 @@ def test_a_deadline_is_never_later_than_what_is_left() -> None:
     assert int(word) / 100 <= 20.0 + 5.0 + 990.0
     assert int(word) / 100 == pytest.approx(20.0 + 5.0 + 990.0 - delay, abs=0.02)
     assert int(deadlines.until(now=20.0, left=-1e9)) == 0
+
+
+@pytest.mark.parametrize("page", ["ssh.md", "systemd.md"])
+def test_the_inventory_in_the_docs_is_taken(page: str) -> None:
+    """As it stands there, driver and balancer."""
+    text = (CHECKOUT / "docs" / page).read_text()
+    blocks = re.findall(r"```yaml\n(services:.*?)```", text, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        for service in yaml.safe_load(block)["services"].values():
+            drivers.check(service["driver"])
+            balancers.check(service["balancer"])
