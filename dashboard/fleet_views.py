@@ -23,7 +23,7 @@ Json = dict[str, Any]
 TICKS = {
     True: Look("✓", "ok", "ok"),
     False: Look("✕", "wrong", "fail"),
-    None: Look("?", "not sure", "warn"),
+    None: Look("?", "open", "warn"),
 }
 
 
@@ -51,14 +51,13 @@ def drawn(found: Mapping[str, Any]) -> Json:
         if "instance" in tick:
             instances.setdefault(tick["instance"], []).append(_tick(tick))
     fleet = [_tick(tick) for tick in found["ticks"] if "instance" not in tick]
-    well = [name for name, ticks in instances.items() if all(tick["ok"] for tick in ticks)]
     return {
         "at": moment(found["checked_at"]),
         "from": found["checked_from"],
         "fleet": fleet,
         "problems": _problems(instances),
         "instances": [{"name": name, "ticks": ticks} for name, ticks in instances.items()],
-        "well": f"{plural(len(well), 'instance')}: all well",
+        "well": _well(list(instances.values())),
         "hue": "ok" if found["ok"] else "fail",
         "words": _words(found, len(instances)),
     }
@@ -88,13 +87,17 @@ def _whose(instances: Sequence[str], total: int) -> str:
     return f"all {total}" if 1 < total == len(instances) else names(instances)
 
 
+def _well(instances: Sequence[Sequence[Json]]) -> str:
+    """Return of how many instances nothing is wrong, and whether nothing is open either."""
+    well = [ticks for ticks in instances if all(tick["ok"] is not False for tick in ticks)]
+    sure = all(tick["ok"] for ticks in well for tick in ticks)
+    return f"{plural(len(well), 'instance')}: {'all well' if sure else 'nothing wrong'}"
+
+
 def _words(found: Mapping[str, Any], count: int) -> str:
     """Return the outcome in a sentence, to be said aloud too."""
-    wrong = sum(tick["ok"] is False for tick in found["ticks"])
+    wrong, unsure = (sum(one["ok"] is mark for one in found["ticks"]) for mark in (False, None))
+    rest = f", {unsure} open" if unsure else ""
     if wrong:
-        return f"{plural(wrong, 'thing')} of {len(found['ticks'])} looked at {_are(wrong)} wrong."
-    return f"Nothing is wrong: {plural(count, 'instance')} looked at."
-
-
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"
+        return f"{plural(wrong, 'thing')} wrong{rest}, of {len(found['ticks'])} looked at."
+    return f"Nothing is wrong{rest}: {plural(count, 'instance')} looked at."

@@ -299,7 +299,7 @@ class Instance(Schema):
     version: str
     version_at: str | None
     held_out: HeldOut | None
-    seen: Seen | None
+    seen: Seen | None = Field(description="Null until a look since the last deployment.")
     drift: list[str] = Field(description="What of `seen` is otherwise than the inventory says.")
 
 

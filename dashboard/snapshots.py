@@ -13,6 +13,7 @@ from django.db.models import Count, Min, Q
 from django.db.models.fields.json import KT
 from django.utils import timezone
 
+from dashboard.times import moment
 from rollouts import drift
 from rollouts.models import Deployment, Instance, Service, Target
 from rollouts.snapshots import Json, iso, one_moment, summaries
@@ -48,7 +49,6 @@ def instance_fields(instance: Instance, held: Target | None) -> Json:
         "version": instance.version,
         "version_at": iso(instance.version_at),
         "held_out": held_out_fields(instance.held_out, held) if instance.held_out else None,
-        "seen": instance.seen or None,
     }
 
 
@@ -81,10 +81,24 @@ def service_detail(service: Service) -> Json:
     holding = _holding(instances)
     fields = service_fields(service)
     rows = [
-        {**instance_fields(one, holding.get(one.pk)), "drift": fields["drift"].get(one.name, [])}
+        {
+            **instance_fields(one, holding.get(one.pk)),
+            "seen": _seen(one, fields),
+            "drift": fields["drift"].get(one.name, []),
+        }
         for one in instances
     ]
     return {**fields, "instances": rows}
+
+
+def _seen(instance: Instance, service: Json) -> Json | None:
+    """Return what the last look found; None where a deployment has changed it since."""
+    last = service["last_deployment"]
+    if not instance.seen or service["active_deployment"]:
+        return None
+    changed_at = moment(last["completed_at"]) if last else None
+    seen_at = moment(instance.seen["at"])
+    return None if changed_at and seen_at and seen_at <= changed_at else instance.seen
 
 
 def services_fields(services: Sequence[Service]) -> list[Json]:

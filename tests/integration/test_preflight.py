@@ -296,7 +296,7 @@ def test_a_worker_looks_for_rest_and_for_the_page(
     assert wrong == [
         {"instance": "web-03", "what": "answers", "ok": False, "detail": "/health answered 503"}
     ]
-    assert "1 thing of " in page
+    assert "1 thing wrong" in page
     assert "2 instances: all well" in page
 
 
@@ -426,4 +426,11 @@ def test_instances_that_differ_are_attention_and_in_rest(fleet: Service) -> None
     assert answer["drift"] == {"web-01": [word]}
     assert answer["looked_at"] == at
     assert [one["drift"] for one in answer["instances"]] == [[word], [], []]
-    assert answer["instances"][2]["seen"] is None
+    assert [one["seen"] and one["seen"]["version"] for one in answer["instances"]] == [
+        "v0",
+        "v1",
+        None,
+    ]
+    actions.start(fleet, "v2", by="ada")
+    answer = json.loads(client.get(f"/api/v1/services/{fleet.name}").content)
+    assert (answer["drift"], {one["seen"] for one in answer["instances"]}) == ({}, {None})
