@@ -64,7 +64,7 @@ fi
 exec 3<&0 </dev/null
 ended=
 trap 'ended=1' TERM
-setsid sh -c "$watch" lockgate "$$" "$until" 0<&3 >/dev/null &
+setsid sh -c "$watch" keeper "$$" "$until" 0<&3 >/dev/null &
 watcher=$!
 exec 3<&-
 flock -n 9 || { echo "lockgate: busy" >&2; flock 9; } || exit 125
@@ -73,7 +73,8 @@ touch "$dir/$lock"
 (exec "$@") 2>&1 9>&-
 status=$?
 [ -z "$ended" ] || exit 143
-kill -s KILL -- "-$watcher"
+# It may not have come so far as to be a group.
+kill -s KILL -- "-$watcher" 2>/dev/null || kill -s KILL "$watcher"
 exit "$status"
 """
 
@@ -122,7 +123,7 @@ over() {
 def command(argv: Sequence[str], lock: str) -> str:
     """Return what the login shell of a host is given to run `argv` there, kept under `lock`."""
     name = hashlib.sha256(lock.encode()).hexdigest()[:32]
-    return shlex.join(["sh", "-c", _TOOLS, "lockgate", _MAIN, "lockgate", _WATCH, name, *argv])
+    return shlex.join(["sh", "-c", _TOOLS, "keeper", _MAIN, "keeper", _WATCH, name, *argv])
 
 
 class Deadlines:
@@ -165,12 +166,13 @@ class Kept:
         self._rest = rest[:LONGEST_LINE]
         for line in lines:
             if line.startswith(PREFIX):
-                self._take(*line.removeprefix(PREFIX).decode(errors="replace").split())
+                word, _, value = line.removeprefix(PREFIX).decode(errors="replace").partition(" ")
+                self._take(word, value)
             else:  # of the login shell, or of a tool that fails
                 text = "".join(filter(str.isprintable, line.decode(errors="replace")))
                 self._noise = text.strip()[:LONGEST_NOISE] or self._noise
 
-    def _take(self, word: str, value: str = "") -> None:
+    def _take(self, word: str, value: str) -> None:
         if word == "clock" and value.isdecimal() and not self._deadlines.done():
             self._deadlines.set_result(Deadlines(int(value), clock()))
         elif word == "busy":
