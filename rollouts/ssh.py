@@ -27,7 +27,7 @@ from rollouts.ssh_connecting import (
     connect,
 )
 from rollouts.ssh_keeper import LINGER, Kept, command
-from rollouts.ssh_sessions import Channel, Session, start
+from rollouts.ssh_sessions import Channel, Session, say, start
 
 __all__ = [
     "Completed",
@@ -111,7 +111,7 @@ class Ssh:
                 asyncio.timeout(timeout),
                 self._session(host, bounded, answer.heard) as (channel, session),
             ):
-                channel.write(stdin)
+                say(channel, stdin)
                 channel.write_eof()
                 await session.exited_within(None, answer.too_much)
                 await session.closed_within(LINGER, answer.too_much)

@@ -17,11 +17,10 @@ import asyncio
 import hashlib
 import shlex
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from rollouts.lease import clock
 from rollouts.ssh_connecting import SshError, SshUnreachable
-from rollouts.ssh_sessions import Channel, Session
+from rollouts.ssh_sessions import Channel, Session, say
 
 START_PATIENCE = 10.0  # seconds until a host has started the script
 WORD_INTERVAL = 0.5  # seconds between two words to it
@@ -191,9 +190,7 @@ class Kept:
         deadlines = await self._started(session)
         while not session.exited.done():
             # The clock is read first, so that being stopped in between takes away from the rest.
-            word = deadlines.until(clock(), left())
-            with suppress(BrokenPipeError):  # it has just exited
-                channel.write(word)
+            say(channel, deadlines.until(clock(), left()))
             await session.exited_within(WORD_INTERVAL)
         await session.closed_within(LINGER)
         if self._over:

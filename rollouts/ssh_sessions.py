@@ -3,6 +3,7 @@
 import asyncio
 import signal as signals
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import asyncssh
@@ -71,6 +72,12 @@ async def start(
         starting.add_done_callback(_abort)
         raise
     return channel, session
+
+
+def say(channel: Channel, data: bytes) -> None:
+    """Send `data` to the command's input; it goes nowhere where the command has just ended."""
+    with suppress(BrokenPipeError):
+        channel.write(data)
 
 
 def _abort(starting: "asyncio.Future[tuple[Channel, Any]]") -> None:

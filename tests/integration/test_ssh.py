@@ -60,6 +60,8 @@ async def test_one_connection_serves_all_at_once(ssh: Ssh, sshds: Sshds) -> None
         *(ssh.run(host.address, ["sh", "-c", echo, str(number)]) for number in range(25))
     )
     assert [int(answer.stdout) for answer in answers] == list(range(25))
+    unread = [ssh.run(host.address, ["true"], stdin=b"unread") for _ in range(40)]
+    assert {answer.status for answer in await asyncio.gather(*unread)} == {0}
     assert len(host.connections()) == 1
 
 
