@@ -21,7 +21,7 @@ from docker import APIClient
 from rollouts.adapters import Surroundings
 from rollouts.drivers import docker_plan
 from rollouts.drivers.docker_engine import THREADS, Busy, Engine, Gone, NoAnswer
-from rollouts.drivers.docker_images import Image, Images, digest
+from rollouts.drivers.docker_images import Image, Images, digest, registry_of
 from rollouts.drivers.docker_plan import Container, Found, InTheWay, Place, Start, Step, Wanted
 from rollouts.drivers.docker_preflight import look_around
 from rollouts.drivers.docker_settings import Settings
@@ -30,7 +30,7 @@ from rollouts.facts import Instance, Running, Tick
 from rollouts.ports import Driver, DriverError
 from rollouts.ssh import Ssh
 
-TROUBLE_PATIENCE = 10.0  # seconds that the engine may be busy or silent until that is an error
+TROUBLE_PATIENCE = 20.0  # seconds that the engine may be busy or silent until that is an error
 LOOK_AGAIN = 0.1  # seconds after it was
 MOST_STEPS = 40  # to have a container replaced; it takes some ten
 
@@ -142,8 +142,9 @@ class Docker(Driver):
         reference = ""
         with suppress(DriverError):
             reference = self._reference(instance, old_version) if old_version else ""
+        registry = registry_of(self._settings.filled(self._settings.image, instance, "any"))
         return await look_around(
-            engine, self._images, self._settings, look, self._name(instance), reference
+            engine, self._images, self._settings, look, self._name(instance), reference, registry
         )
 
     async def aclose(self) -> None:

@@ -94,12 +94,15 @@ class Engine:
 
         def run() -> None:
             with self._new_client(PULL_SILENCE) as client:
+                errors = []
                 for event in client.pull(reference, stream=True, decode=True, auth_config=login):
                     if ended.is_set():
                         return
                     if "error" in event:
-                        raise DriverError(_cut(str(event["error"])))
+                        errors.append(_cut(str(event["error"])))
                     loop.call_soon_threadsafe(told, event)
+                if errors:
+                    raise DriverError(errors[0])
 
         pulling = self._submit(run)
         try:

@@ -2,8 +2,10 @@
 
 from collections.abc import Awaitable, Callable
 
+from docker.auth import INDEX_NAME
+
 from rollouts.drivers.docker_engine import Engine, NoAnswer
-from rollouts.drivers.docker_images import Images, registry_of
+from rollouts.drivers.docker_images import Images
 from rollouts.drivers.docker_plan import Container, Found
 from rollouts.drivers.docker_settings import Settings
 from rollouts.facts import Tick
@@ -17,6 +19,7 @@ async def look_around(
     look: Callable[[], Awaitable[Found]],
     name: str,
     reference: str,
+    registry: str,
 ) -> list[Tick]:
     """Return the ticks for the container `name`; `reference` is the old version's image or ""."""
     what = "Docker Engine reachable"
@@ -31,7 +34,7 @@ async def look_around(
     except DriverError as error:
         return [Tick(what, False, str(error))]
     if settings.registry:
-        ticks.append(await _login(engine, images, registry_of(settings.image)))
+        ticks.append(await _login(engine, images, registry))
     return ticks
 
 
@@ -69,7 +72,8 @@ async def _login(engine: Engine, images: Images, registry: str) -> Tick:
     what = "registry login"
     try:
         login = images.login() or {}
-        await engine.call(lambda client: client.login(registry=registry, reauth=True, **login))
+        address = None if registry == INDEX_NAME else registry
+        await engine.call(lambda client: client.login(registry=address, reauth=True, **login))
     except NoAnswer as error:
         return Tick(what, None, str(error))
     except DriverError as error:
