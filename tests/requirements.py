@@ -43,6 +43,16 @@ def nginx() -> str:
     )
 
 
+def registry() -> str:
+    """Return the path of a registry of Docker images; raise LocalError where there is none."""
+    if path := shutil.which("docker-registry", path=binaries.search_path()):
+        return path
+    raise LocalError(
+        "docker-registry is not on this machine: install it ('apt-get install docker-registry' "
+        "on Debian and Ubuntu)."
+    )
+
+
 # What is looked for, with Debian's package of it.
 NEEDED: tuple[tuple[Callable[[], object], str], ...] = (
     (chromium, "chromium"),
@@ -52,7 +62,10 @@ NEEDED: tuple[tuple[Callable[[], object], str], ...] = (
     (binaries.sshd, "openssh-server"),
     (nginx, "nginx-light"),
 )
-OPTIONAL: tuple[tuple[Callable[[], object], str], ...] = ((binaries.dockerd, "docker.io"),)
+OPTIONAL: tuple[tuple[Callable[[], object], str], ...] = (
+    (binaries.dockerd, "docker.io"),
+    (registry, "docker-registry"),
+)
 
 
 def lacking(wanted: tuple[tuple[Callable[[], object], str], ...]) -> dict[str, str]:

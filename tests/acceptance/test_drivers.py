@@ -1,5 +1,7 @@
 """`manage.py demo --once` on hosts reached over SSH and in containers, as a person runs it."""
 
+import re
+
 import pytest
 
 from tests.acceptance.running import ONCE_WITHIN, Once, run_once
@@ -30,3 +32,12 @@ def test_instances_are_updated_over_ssh_unnoticed() -> None:
     hosts = [log for name, log in once.logs.items() if name.startswith("sshd-")]
     assert len(hosts) > 1
     assert all("Accepted publickey" in log for log in hosts)
+
+
+def test_containers_are_replaced_unnoticed() -> None:
+    """By images made here, on an engine of the demo's own that is gone afterwards."""
+    once = run_once("--driver", "docker", *SIZE)
+    if once.returncode and (why := re.search(r"CommandError: ((A D|d)ocker.*)", once.said)):
+        pytest.skip(f"optional: no Docker engine starts here: {why[1]}")
+    check(once, "docker")
+    assert once.logs["dockerd.log"]
