@@ -13,6 +13,7 @@ from typing import Any
 
 from rollouts import adapters
 from rollouts.adapters import NOWHERE, Surroundings
+from rollouts.balancers.aws import Aws
 from rollouts.balancers.chain import Chain
 from rollouts.balancers.command import Command
 from rollouts.balancers.haproxy import HAProxy
@@ -28,6 +29,7 @@ def _chain(raw: Mapping[str, Any], surroundings: Surroundings) -> Balancer:
 
 
 KINDS: Mapping[str, adapters.Maker[Balancer]] = {
+    "aws": Aws.from_settings,
     "chain": _chain,
     "command": Command.from_settings,
     "haproxy": HAProxy.from_settings,

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from rollouts.adapters import SettingsError, Surroundings, checked, wrong_keys
-from rollouts.balancers.haproxy_agreement import Told, merge, part, wholes
+from rollouts.balancers.haproxy_agreement import merge, part, wholes
 from rollouts.balancers.haproxy_api import READ_BACK_INTERVAL, Address, RuntimeApi, listed
 from rollouts.balancers.haproxy_names import Names, check_rule
 from rollouts.balancers.haproxy_servers import Difference, added, check_options, differing, removed
@@ -19,6 +19,7 @@ from rollouts.balancers.servers import (
     CONFIRM_TIMEOUT,
     MAX_WEIGHT,
     NAME,
+    Told,
     bounded,
     is_weight,
     together,

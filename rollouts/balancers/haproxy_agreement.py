@@ -1,25 +1,12 @@
-"""What several HAProxies say of one backend, made one report. Pure.
-
-Each is told the same, but one of them may have been restarted since and forgotten it, or may
-have missed it. So where they disagree the report must not show what was told: whoever compares
-the two would find nothing to set right.
-"""
+"""What several HAProxies say of one backend, made one report, weights in proportion. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import count
 
 from rollouts.balancers.haproxy_replies import Counts, Row, View
-from rollouts.balancers.servers import merge_server
-from rollouts.facts import BalancerReport, Server, ServerState
-
-
-@dataclass
-class Told:
-    """What was told to all HAProxies last, by server: who was put in rotation, and weights."""
-
-    ready: set[str] = field(default_factory=set)
-    weights: dict[str, int] = field(default_factory=dict)
+from rollouts.balancers.servers import Told, agreed
+from rollouts.facts import BalancerReport, Server
 
 
 def merge(views: Sequence[View], told: Told) -> BalancerReport:
@@ -37,17 +24,12 @@ def merge(views: Sequence[View], told: Told) -> BalancerReport:
 
 def _server(name: str, views: Sequence[View], told: Told) -> Server:
     rows = [view.rows[name] for view in views]
-    merged = merge_server([_seen(view.rows[name], view.counts.get(name)) for view in views])
-    merged = replace(
-        merged,
+    seen = [_seen(view.rows[name], view.counts.get(name)) for view in views]
+    return replace(
+        agreed(seen, told),
         weight=_weight(rows, told.weights.get(name)),
         configured=max(row.configured for row in rows),
     )
-    some_send = any(row.state is ServerState.READY for row in rows)
-    if some_send and merged.state is not ServerState.READY and name not in told.ready:
-        # Out of rotation, but not everywhere: whoever wants it out has to say so again.
-        return replace(merged, state=ServerState.READY, up=False)
-    return merged
 
 
 def _seen(row: Row, counts: Counts | None) -> Server:

@@ -6,8 +6,9 @@ import pytest
 
 from rollouts import balancers
 from rollouts.adapters import SettingsError, Surroundings
-from rollouts.balancers.haproxy_agreement import Told, merge, part
+from rollouts.balancers.haproxy_agreement import merge, part
 from rollouts.balancers.haproxy_replies import Counts, Row, View, Whole
+from rollouts.balancers.servers import Told
 from rollouts.facts import Instance, Server, ServerState
 
 SETTINGS = {"kind": "haproxy", "addresses": ["unix:/run/haproxy.sock"], "backend": "app"}
