@@ -179,6 +179,25 @@ def _check_hosts(raw: Any) -> None:
             raise ValueError(f"{str(name)[:64]} {error}") from None
 
 
+# Nothing of ~/.ssh, no other way to log in than by a key, and deadlines.
+_ALWAYS: dict[str, Any] = {
+    "config": None,
+    "x509_trusted_certs": None,
+    "agent_path": None,
+    "preferred_auth": ["publickey"],
+    "password_auth": False,
+    "kbdint_auth": False,
+    "host_based_auth": False,
+    "gss_host": None,
+    "gss_kex": False,
+    "gss_auth": False,
+    "connect_timeout": None,
+    "login_timeout": CONNECT_TIMEOUT,
+    "keepalive_interval": KEEPALIVE,
+    "keepalive_count_max": KEEPALIVE_COUNT,
+}
+
+
 class _Shown(asyncssh.SSHClient):
     """Refuses every host key that was not confirmed, and remembers it."""
 
@@ -210,26 +229,13 @@ async def connect(
             return await asyncssh.connect(
                 place.host,
                 place.port,
-                config=None,
                 tunnel=tunnel or (),
                 client_factory=lambda: shown,
                 known_hosts=([asyncssh.import_public_key(key) for key in confirmed], [], []),
                 server_host_key_algs=_algorithms(confirmed),
-                x509_trusted_certs=None,
                 username=place.user or (),
                 client_keys=keys or None,  # an empty list would mean those in ~/.ssh
-                agent_path=None,
-                preferred_auth=["publickey"],
-                password_auth=False,
-                kbdint_auth=False,
-                host_based_auth=False,
-                gss_host=None,
-                gss_kex=False,
-                gss_auth=False,
-                connect_timeout=None,
-                login_timeout=CONNECT_TIMEOUT,
-                keepalive_interval=KEEPALIVE,
-                keepalive_count_max=KEEPALIVE_COUNT,
+                **_ALWAYS,
             )
     except asyncssh.HostKeyNotVerifiable as error:
         if shown.key:

@@ -212,7 +212,7 @@ async def test_a_program_ends_when_no_word_gets_through(
     sshds: Sshds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network is cut, so that nobody is told anything: both sides notice by themselves."""
-    monkeypatch.setattr(ssh_connecting, "KEEPALIVE", 0.3)
+    monkeypatch.setitem(ssh_connecting._ALWAYS, "keepalive_interval", 0.3)
     host = sshds.hosts[0]
     script = ["sh", "-c", f"echo $$ >{tmp_path}/pid; exec sleep 60"]
     async with opened(sshds.ssh()) as ssh:
