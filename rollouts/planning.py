@@ -155,6 +155,7 @@ def _made(
     names_changed = {one.instance.name for one in changed}
     rest = [one for one in observed if one.instance.name not in names_changed]
     slots = policy.strategy == "blue_green"
+    serving = rest if slots else changed
     fleet = len(changed) if slots else len(observed)
     limit = limit_of(policy, fleet)
     told = [*warnings, *cautions.of_zones(changed, rest, policy, limit)]
@@ -168,7 +169,7 @@ def _made(
         limit,
         (*told, *cautions.of_versions(version, changed, policy)),
         all(one.version == version for one in changed),
-        Counter(one.version for one in (rest if slots else changed)).most_common(1)[0][0],
+        Counter(one.version for one in serving or changed).most_common(1)[0][0],
     )
 
 

@@ -62,8 +62,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "change",
         "two",
         (
-            "            return False\n        await self._put_back(await self._verify())",
-            "            return False\n        await self._put_back(''); await self._verify()",
+            "            return False\n        await self._put_back(*await self._verify())",
+            "            return False\n        await self._put_back('', ''); await self._verify()",
         ),
     ),
     _mutant(
@@ -71,9 +71,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "verdicts",
         "bad in the end",
         (
-            "    limit = strategies.limit_of(rollout.policy, len(rollout.targets))\n    admitted",
-            "    limit = len(rollout.targets) if rollout.going_back else "
-            "strategies.limit_of(rollout.policy, len(rollout.targets))\n    admitted",
+            "    limit = strategies.limit_of(rollout.policy, rollout.size)\n    admitted",
+            "    limit = rollout.size if rollout.going_back else "
+            "strategies.limit_of(rollout.policy, rollout.size)\n    admitted",
         ),
     ),
     _mutant(
@@ -323,7 +323,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "goes back before the new side's weight is 0",
         "planning",
         "canary with errors",
-        ("return (Shift(0), *together, Restore())", "return (*together, Restore())"),
+        ("return (Shift(0), *changes, Restore())", "return (*changes, Restore())"),
     ),
     _mutant(
         "goes back onto a few instances",
