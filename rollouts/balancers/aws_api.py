@@ -8,8 +8,8 @@ import threading
 from typing import Any
 
 import boto3
+from botocore import exceptions
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 
 from rollouts.ports import BalancerError, BalancerUnreachable
 
@@ -67,11 +67,11 @@ class Elb:
                     session = boto3.Session(profile_name=self._profile)
                     self._client = session.client("elbv2", config=CONFIG, **self._where)
             answer: dict[str, Any] = getattr(self._client, operation)(**arguments)
-        except ClientError as error:
+        except exceptions.ClientError as error:
             raise _refusal(operation, error.response) from error
-        except (ConnectionError, HTTPClientError) as error:
+        except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
             raise BalancerUnreachable(f"AWS can't be reached: {error}") from error
-        except BotoCoreError as error:
+        except exceptions.BotoCoreError as error:
             raise BalancerError(f"AWS can't be asked: {error}") from error
         return answer
 

@@ -235,7 +235,7 @@ def test_every_wrong_setting_is_named_at_once() -> None:
     with pytest.raises(SettingsError) as refusal:
         balancers.check({"kind": "haproxy", "addresses": ["lb:1", "lb:1"], "backend": "a"})
     assert "once" in refusal.value.errors["addresses"]
-    with pytest.raises(SettingsError, match="must be one of: .*haproxy"):
+    with pytest.raises(SettingsError, match=r"must be one of: .*haproxy"):
         balancers.check({"addresses": ["lb:1"], "backend": "a"})
 
 
