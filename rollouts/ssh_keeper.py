@@ -40,12 +40,12 @@ done
 exec setsid -w sh -c "$@"
 """
 
-# The lock lies in /tmp rather than in XDG_RUNTIME_DIR, which goes away with the last session
-# of its user and may be another one, or none, in the next.
+# The lock lies in /tmp rather than in XDG_RUNTIME_DIR or TMPDIR: the one goes away with the last
+# session of its user, and either may be another one, or none, in the next.
 _MAIN = """
 watch=$1 lock=$2
 shift 2
-dir=/tmp/lockgate-$(id -u)
+dir=${LOCKGATE_LOCKS:-/tmp/lockgate-$(id -u)}
 mkdir -m 700 "$dir" 2>/dev/null
 if [ -L "$dir" ] || [ ! -d "$dir" ] || [ ! -O "$dir" ]; then
     echo "lockgate: refused $dir" >&2

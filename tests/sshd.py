@@ -43,7 +43,7 @@ KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 PrintMotd no
 LogLevel ERROR
-SetEnv HOME={home} {environment}
+SetEnv HOME={home} LOCKGATE_LOCKS={home}/locks {environment}
 """
 
 
