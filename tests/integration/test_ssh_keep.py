@@ -96,7 +96,7 @@ async def test_the_exit_status_is_that_of_the_program(keep: Keep, script: str, s
 async def test_a_program_finds_the_usual_around_it(keep: Keep) -> None:
     """No input, no open files of ours, no signal ignored but what is ignored by default."""
     heard: list[bytes] = []
-    script = "cat; ls /proc/$$/fd; grep -h SigIgn /proc/$$/status; grep -h SigBlk /proc/$$/status"
+    script = "cat; ls /proc/$$/fd; grep SigIgn /proc/self/status; grep SigBlk /proc/self/status"
     assert await keep(script, output=heard.append) == 0
     *files, ignored, blocked = b"".join(heard).split(b"\n")[:-1]
     assert files == [b"0", b"1", b"2"]
