@@ -1,4 +1,4 @@
-"""One demo for all acceptance tests of a run: real servers, worker, fleet, load."""
+"""One demo for all acceptance tests of a process: real servers, worker, fleet, load."""
 
 from collections.abc import Iterator
 
@@ -9,14 +9,15 @@ from tests.acceptance.browsing import opened, running_browser
 from tests.acceptance.running import Demo, running_demo
 
 
-@pytest.fixture(scope="session")
+# Of the package, not of the session: it takes its part of the machine as long as it runs.
+@pytest.fixture(scope="package")
 def demo() -> Iterator[Demo]:
     """A demo of six instances. A test leaves it with no deployment active and all in rotation."""
     with running_demo("--instances", "6", "--rate", "40") as demo:
         yield demo
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     with running_browser() as browser:
         yield browser

@@ -59,7 +59,8 @@ def test_a_bad_version_is_rolled_back_from_the_first_batch(
 def test_a_slow_start_is_waited_for(demo: Demo, before: str) -> None:
     """Three seconds in which nothing listens are no failure."""
     version = named("-slow")
-    end = demo.ended(demo.start(version, **{**QUICK, "batch_size": 2, "healthy_deadline": 15}))
+    half = {"batch_size": 3, "max_unavailable": 3, "healthy_deadline": 15}
+    end = demo.ended(demo.start(version, **{**QUICK, **half}))
     assert end["status"] == "completed", end["reason"]
     assert demo.versions() == {version}
     assert end["traffic"]["failed_requests"] == 0
