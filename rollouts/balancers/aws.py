@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 CALL_TIMEOUT = 2.5  # seconds for a whole call, reading back included
 CONFIRM_TIMEOUT = 1.5  # seconds of these until AWS must have followed
-READ_BACK_INTERVAL = 0.2  # seconds between two looks meanwhile
-REPORT_AGE = 1.0  # seconds; AWS throttles whoever asks more often, and the whole account with it
+# Seconds between two looks, however many ask: AWS throttles, and the whole account with it.
+LOOK_INTERVAL = 0.5
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Aws(Balancer):
         self._own = {name: target for name, target in named.items() if target}
         self._told: dict[str, int] = {}  # weights; AWS keeps their sums alone
         self._seen: Seen | None = None
-        self._changed = 0.0  # when something was last changed from here, by the loop's clock
+        self._next_look = 0.0  # not before, by the loop's clock
         self._looking = asyncio.Lock()
 
     @classmethod
@@ -96,8 +96,8 @@ class Aws(Balancer):
         return self._forward is not None
 
     async def report(self) -> BalancerReport:
-        """Return every target; what was asked within REPORT_AGE, unless it was changed since."""
-        seen = await bounded(lambda: self._look(REPORT_AGE), self._who, CALL_TIMEOUT)
+        """Return every target: those of the inventory, and what else is registered."""
+        seen = await bounded(self._look, self._who, CALL_TIMEOUT)
         weights = self._weights(seen)
         servers = {
             name: server(name, health, weights[name]) for name, (_, health) in seen.targets.items()
@@ -138,7 +138,14 @@ class Aws(Balancer):
         target = self._target(name, seen)
         if seen.out(name):
             return
-        await self._change("deregister_targets", target)
+        try:
+            await self._change("deregister_targets", target)
+        except BalancerUnreachable:
+            raise
+        except BalancerError:
+            # Another worker may have done it in between.
+            if not (await self._look()).out(name):
+                raise
         await self._settle(lambda seen: "" if seen.out(name) else f"{name} is still registered")
 
     async def _put_back(self, name: str) -> None:
@@ -175,7 +182,6 @@ class Aws(Balancer):
                 for group in self._groups
             }
         )
-        self._changed = asyncio.get_running_loop().time()
         await self._forward.set(seen.parted, sums)
 
         def astray(seen: Seen) -> str:
@@ -220,7 +226,6 @@ class Aws(Balancer):
         return target
 
     async def _change(self, operation: str, target: Target) -> None:
-        self._changed = asyncio.get_running_loop().time()
         group = self._groups[target.group]
         await self._elb.call(operation, TargetGroupArn=group, Targets=[target.description])
 
@@ -231,18 +236,17 @@ class Aws(Balancer):
         while why := missing(await self._look()):
             if loop.time() >= deadline:
                 raise BalancerUnreachable(f"{self._who}: {why}")
-            await asyncio.sleep(READ_BACK_INTERVAL)
 
-    async def _look(self, age: float = 0.0) -> Seen:
-        """Return what AWS says, asked at most `age` seconds ago, and after the last change.
-
-        Many ask at the same time, of whom one look serves all.
-        """
+    async def _look(self) -> Seen:
+        """Return what AWS says, asked from now on; one look serves all who wait for it."""
         loop = asyncio.get_running_loop()
-        since = max(loop.time() - age, self._changed)
+        since = loop.time()
         async with self._looking:
             if self._seen is None or self._seen.since < since:
-                self._seen = await self._ask(loop.time())
+                await asyncio.sleep(self._next_look - loop.time())
+                now = loop.time()
+                self._next_look = now + LOOK_INTERVAL
+                self._seen = await self._ask(now)
             return self._seen
 
     async def _ask(self, since: float) -> Seen:
