@@ -26,6 +26,7 @@ from rollouts import balancers
 from rollouts.adapters import Surroundings
 from rollouts.conformance.balancers import Ability, Subject
 from rollouts.facts import Instance
+from tests.conformance.aws_kind import AWS_ABILITIES, aws
 from tests.servers import until
 
 ALL = frozenset(Ability)
@@ -393,6 +394,7 @@ def none(folder: Path) -> Iterator[Subject]:
 
 
 KINDS: dict[str, tuple[Callable[[Path], Any], frozenset[Ability]]] = {
+    "aws": (aws, AWS_ABILITIES),
     "chain": (chain, ALL),
     "command": (command, ALL),
     "haproxy": (haproxy, ALL),
