@@ -9,7 +9,6 @@ longer the owner, that is killed.
 import asyncio
 import os
 import shutil
-import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -24,7 +23,7 @@ from rollouts.adapters import (
     wrong_keys,
 )
 from rollouts.drivers.leashed import Leashed
-from rollouts.drivers.output import LineSink
+from rollouts.drivers.output import LineSink, failure
 from rollouts.drivers.templates import check_arguments, fill, values
 from rollouts.facts import Instance, Running, Tick
 from rollouts.ports import Driver, DriverError
@@ -167,7 +166,7 @@ class Command(Driver):
         sink = LineSink(output)
         status = await self._execute(key, arguments, left, sink, sink)
         if status != 0:
-            raise DriverError(_failure(status, sink.last))
+            raise DriverError(failure(status, sink.last))
 
     async def _ask(self, key: str, instance: Instance, version: str, answer: LineSink) -> None:
         """Run a program that only looks; raise DriverError, or TimeoutError with words."""
@@ -184,7 +183,7 @@ class Command(Driver):
         except TimeoutError:
             raise TimeoutError(f"no answer within {ANSWER_TIMEOUT:g} s") from None
         if status != 0:
-            raise DriverError(_failure(status, errors.last or answer.last))
+            raise DriverError(failure(status, errors.last or answer.last))
 
     async def _execute(
         self,
@@ -273,13 +272,6 @@ def _check_env(raw: Any) -> None:
 def _check_directory(raw: Any) -> None:
     if not isinstance(raw, str) or not raw.startswith("/") or "\0" in raw:
         raise ValueError("must be an absolute path on the worker's machine")
-
-
-def _failure(status: int, last: str) -> str:
-    if status < 0:
-        with suppress(ValueError):
-            return f"ended by {signal.Signals(-status).name}: {last or 'without any output'}"
-    return f"exit status {status}: {last or 'without any output'}"
 
 
 @asynccontextmanager

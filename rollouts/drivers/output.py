@@ -1,7 +1,9 @@
 """Output of a program, made fit for a log: decoded, without escapes, line by line, bounded."""
 
 import re
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 
 MAX_OUTPUT = 64 * 1024  # bytes of text that one call passes on
 MAX_LINE = 2000  # characters
@@ -21,6 +23,15 @@ def clean(line: bytes) -> str:
     """Return `line` as text that changes nothing but itself on any screen."""
     text = _CONTROLS.sub("", _ESCAPES.sub("", line.decode(errors="replace"))).rstrip()
     return text if len(text) <= MAX_LINE else f"{text[:MAX_LINE]} … (line cut)"
+
+
+def failure(status: int, last: str) -> str:
+    """Return how a program failed, for people: `status` as subprocess gives it, its `last` line."""
+    said = last or "without any output"
+    if status < 0:
+        with suppress(ValueError):
+            return f"ended by {signal.Signals(-status).name}: {said}"
+    return f"exit status {status}: {said}"
 
 
 class LineSink:

@@ -6,13 +6,11 @@ instance, and ends with the lease; see `ssh_keeper`.
 """
 
 import asyncio
-import signal
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from rollouts.adapters import SettingsError, Surroundings, checked, wrong_keys
-from rollouts.drivers.output import LineSink, clean
+from rollouts.drivers.output import LineSink, clean, failure
 from rollouts.drivers.templates import check_arguments, fill, values
 from rollouts.facts import Instance, Running, Tick
 from rollouts.ports import Driver, DriverError
@@ -211,17 +209,10 @@ class SshDriver(Driver):
                 f"on {host}, install it, or correct `{key}` in the service's driver"
             )
         if status != 0:
-            raise DriverError(_failure(status, sink.last))
+            raise DriverError(failure(status, sink.last))
 
     def _failure_of(self, answer: Completed) -> str:
         words = LineSink(lambda text: None)
         words.feed(answer.stdout + b"\n" + answer.stderr)
         words.close()
-        return _failure(answer.status, words.last)
-
-
-def _failure(status: int, last: str) -> str:
-    if status < 0:
-        with suppress(ValueError):
-            return f"ended by {signal.Signals(-status).name}: {last or 'without any output'}"
-    return f"exit status {status}: {last or 'without any output'}"
+        return failure(answer.status, words.last)
