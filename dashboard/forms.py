@@ -192,7 +192,7 @@ class DeployForm(forms.Form):
 
     def _drawn(self, knob: Knob) -> Drawn:
         default = shown(self.defaults[knob.key])
-        return Drawn(self[knob.key], knob, CHOICES.get(default, default))
+        return Drawn(self[knob.key], knob, CHOICES.get(default, default) or "none")
 
     def more_open(self) -> bool:
         """Whether something folded away wants to be seen: an error, or a value of one's own."""

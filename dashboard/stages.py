@@ -363,9 +363,9 @@ def promotion(held: Held) -> Json | None:
             "facts": _moved(held, now, share, stretch),
             "next": f"Promote to {percent(share)}",
         }
-    words["open"] = "Promote…"
     end = _moved(held, now, 100, coming) if further else ""
-    return {**words, "end": "Promote to the end" if further else "", "end_facts": end}
+    word = "Promote to the end" if further else ""
+    return {"open": "Promote…", **words, "end": word, "end_facts": end}
 
 
 def _next_zone(held: Held, stretch: Sequence[Json]) -> Json:
@@ -375,7 +375,8 @@ def _next_zone(held: Held, stretch: Sequence[Json]) -> Json:
     where = zone_words(zones[0]) if zones else "the rest"
     what = plural(len(coming), "instance")
     facts = f"{held['version']} is watched no longer; {what} ({where}) come next."
-    return {"title": "End the bake?", "facts": facts, "next": "Go on"}
+    words = {"open": "End the bake…", "title": "End the bake?"}
+    return {**words, "facts": facts, "next": "Go on"}
 
 
 def _asks_more(step: Json) -> bool:

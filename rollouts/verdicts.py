@@ -429,7 +429,10 @@ def _complete(rollout: Rollout) -> Finish:
     failed = [target for target in rollout.targets if target.status is T.FAILED]
     well = len(rollout.targets) - len(failed)
     if not failed:
-        return Finish(D.COMPLETED, f"All {well} instances run {rollout.version}.")
+        who = (
+            f"All {well} instances run" if well > 1 else f"{rollout.targets[0].instance.name} runs"
+        )
+        return Finish(D.COMPLETED, f"{who} {rollout.version}.")
     held = "; ".join(f"{target.instance.name}: {target.error}" for target in failed[:5])
     return Finish(
         D.COMPLETED if well else D.FAILED,

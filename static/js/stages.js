@@ -214,7 +214,7 @@ export function promotion(held) {
       next: `Promote to ${percent(share)}`,
     };
   const end = further ? "Promote to the end" : "";
-  return { ...words, open: "Promote…", end, end_facts: further ? moved(held, before, 100, coming) : "" };
+  return { open: "Promote…", ...words, end, end_facts: further ? moved(held, before, 100, coming) : "" };
 }
 
 // Where a bake between two zones is cut short.
@@ -223,7 +223,7 @@ function nextZone(held, stretch) {
   const first = held.targets.find((target) => coming.has(target.instance));
   const where = first ? zoneWords(first.zone) : "the rest";
   const facts = `${held.version} is watched no longer; ${plural(coming.size, "instance")} (${where}) come next.`;
-  return { title: "End the bake?", facts, next: "Go on" };
+  return { open: "End the bake…", title: "End the bake?", facts, next: "Go on" };
 }
 
 const zoneWords = (zone) => (zone ? `zone ${zone}` : "without a zone");
