@@ -53,7 +53,7 @@ class Settings:
         checked(raw, checks, errors)
         if "ssh" in raw and "hosts" not in raw:
             errors["hosts"] = "is missing: ssh needs to know which machines nginx runs on"
-        if not errors and "hosts" in raw:
+        if "hosts" in raw and not {"hosts", "ssh"} & set(errors):
             errors |= _wrong_hosts(raw)
         if errors:
             raise SettingsError(errors)

@@ -38,7 +38,10 @@ SCRIPT = Path(__file__).with_name("steer_haproxy.py")
 
 
 class Web(ThreadingHTTPServer):
-    """One instance: it answers its name, and at /ready whether it takes requests."""
+    """One instance: it answers its name, and at /ready whether it takes requests.
+
+    At /hold it answers once it is released.
+    """
 
     daemon_threads = True
     takes_requests = True
@@ -46,6 +49,8 @@ class Web(ThreadingHTTPServer):
     def __init__(self, name: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.name = name
+        self.held = threading.Event()
+        self.release = threading.Event()
 
     @property
     def port(self) -> int:
@@ -56,6 +61,9 @@ class _Handler(BaseHTTPRequestHandler):
     server: Web
 
     def do_GET(self) -> None:
+        if self.path == "/hold":
+            self.server.held.set()
+            self.server.release.wait(10)
         ready = self.path != "/ready" or self.server.takes_requests
         self._answer(200 if ready else 503)
 
@@ -125,7 +133,7 @@ class Program:
 
     def __init__(self, arguments: Sequence[str], socket: Path) -> None:
         self.socket = socket
-        self._arguments = [sys.executable, "-m", "dashboard.local.leash", *arguments]
+        self.arguments = tuple(arguments)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -133,11 +141,14 @@ class Program:
         log = self.socket.with_suffix(".log")
         with log.open("ab") as output:
             self._process = process = subprocess.Popen(
-                self._arguments, cwd=CHECKOUT, stdout=output, stderr=output
+                [sys.executable, "-m", "dashboard.local.leash", *self.arguments],
+                cwd=CHECKOUT,
+                stdout=output,
+                stderr=output,
             )
         until(
             lambda: _answers(self.socket) or process.poll() is not None,
-            what=f"{self._arguments[3]} answers",
+            what=f"{self.arguments[0]} answers",
         )
         assert process.poll() is None, log.read_text()
 
