@@ -69,15 +69,9 @@ class Steps:
                     lambda client: client.connect_container_to_network(one, network, **settings)
                 )
             case SetRestart(one, policy):
-                await self._tell(
-                    lambda client: client.update_container(
-                        one,
-                        restart_policy={
-                            "Name": policy.name,
-                            "MaximumRetryCount": policy.retries,
-                        },
-                    )
-                )
+                # The library's types know of two policies only.
+                words: Any = {"Name": policy.name, "MaximumRetryCount": policy.retries}
+                await self._tell(lambda client: client.update_container(one, restart_policy=words))
             case Stop(container):
                 await self._stop(container)
             case Remove(one, place):
