@@ -202,3 +202,10 @@ def test_a_plan_changes_nothing_and_warns(service: Service) -> None:
     assert any("balancer does not answer" in warning for warning in draft.warnings)
     assert any("unhealthy now" in warning for warning in draft.warnings)
     assert not Deployment.objects.exists()
+
+
+def test_a_balancer_that_does_not_count_judges_nothing() -> None:
+    """The plan says so, and no bake waits for traffic that nobody will ever see."""
+    draft = actions.plan(make_service(balancer={"kind": "none", "ready_path": "/ready"}), "v2")
+    assert not draft.policy.judging.enabled
+    assert any("does not count" in warning for warning in draft.warnings)
