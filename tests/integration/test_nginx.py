@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import socket
 import stat
@@ -59,6 +60,10 @@ class Running:
     async def served(self, requests: int = 12) -> Counter[str]:
         answers = [await self.get() for _ in range(requests)]
         return Counter(body if status == 200 else "" for status, body in answers)
+
+    def port(self) -> int:
+        """Return the port at which it shows what is live."""
+        return int(re.findall(r"listen 127\.[0-9.]+:(\d+);", self.file.read_text())[0])
 
     def reloads(self) -> int:
         return (self.folder / "error.log").read_text().count(" reconfiguring")
@@ -261,7 +266,7 @@ async def test_calls_of_one_moment_are_one_reload(nginx: Running) -> None:
     await balancer.drain("web-01")
     before = nginx.reloads()
     await asyncio.gather(
-        *(balancer.drain(name) for name in ("web-01", "web-02", "web-03")),
+        *(balancer.drain(name) for name in ("web-02", "web-01", "web-03")),
         balancer.set_weights({"web-01": 7, "web-02": 8}),
         balancer.set_weights({"web-02": 9}),
     )
@@ -272,6 +277,29 @@ async def test_calls_of_one_moment_are_one_reload(nginx: Running) -> None:
     assert nginx.reloads() == before + 2
     await asyncio.gather(*(balancer.drain(name) for name in servers))
     assert nginx.reloads() == before + 2
+
+
+async def test_what_another_wrote_meanwhile_is_not_lost(nginx: Running) -> None:
+    """Between the look and the write of one, another one writes all of it."""
+    looked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(arguments: Sequence[str], data: bytes) -> Completed:
+        if data:
+            looked.set()
+            await go_on.wait()
+        return await run_here(arguments, data)
+
+    await nginx.balancer().ready("web-01")
+    test, reload = nginx.settings["test"], nginx.settings["reload"]
+    host = Host("here", slow, str(nginx.file), test, reload)
+    first = Nginx([host], Shape("shop"), nginx.port(), nginx.instances, {})
+    drain = asyncio.create_task(first.drain("web-01"))
+    await looked.wait()
+    await nginx.balancer().drain("web-02")
+    go_on.set()
+    await drain
+    servers = (await nginx.balancer().report()).servers
+    assert [one.state.value for one in servers.values()] == ["drain", "drain", "ready"]
 
 
 async def test_no_request_fails_while_servers_come_and_go(nginx: Running) -> None:
