@@ -157,6 +157,7 @@ def test_blue_green_shifts_the_groups_and_retires_the_old_slot(
     assert cloud.registered("blue") == set()
     told = [*deployment.events.values_list("message", flat=True)]
     assert [one for one in told if one.endswith("of the traffic to slot green.")] == [
+        "0 % of the traffic to slot green.",
         "25 % of the traffic to slot green.",
         "100 % of the traffic to slot green.",
     ]
