@@ -173,7 +173,6 @@ class Subject:
 async def look(subject: Subject, gate: asyncio.Semaphore) -> Mapping[str, Seen]:
     """Return what each active instance and the balancer say now; store nothing."""
     instances = [instance.fact() for instance in subject.instances]
-    until = asyncio.get_running_loop().time() + looks.WITHIN
     try:
         policy = parse(subject.service.policy)
         async with jobs.adapters_for(subject.frozen, policy) as at:
@@ -185,9 +184,7 @@ async def look(subject: Subject, gate: asyncio.Semaphore) -> Mapping[str, Seen]:
                 await asyncio.sleep(AGAIN_AFTER)
                 return await at.probe.ask(instance)
 
-            heard, answers = await asyncio.gather(
-                looks.balancer(at), looks.each(instances, ask, gate, until)
-            )
+            heard, answers = await looks.hear(at, instances, ask, gate)
     except (SettingsError, PolicyError) as error:
         wrong = looks.shown(f"the service's settings are wrong: {error}")
         return {one.name: Seen(healthy=True, error=wrong) for one in instances}
@@ -275,8 +272,9 @@ async def _look_at(
                 log.exception("%s: the look for drift broke", subject.service.name)
 
     try:
-        async with asyncio.timeout(ALL_WITHIN):
-            await asyncio.gather(*(one(subject) for subject in subjects))
+        async with asyncio.timeout(ALL_WITHIN), asyncio.TaskGroup() as group:
+            for subject in subjects:
+                group.create_task(one(subject))
     except TimeoutError:
         log.warning("Not all services were looked at within %g s", ALL_WITHIN)
 

@@ -105,6 +105,20 @@ async def _deployment_waits() -> None:
             log.warning("Redis does not say whether a deployment waits: %s", error)
 
 
+async def hear(
+    at: jobs.Adapters,
+    instances: Iterable[Instance],
+    ask: Callable[[Instance], Awaitable[T]],
+    gate: asyncio.Semaphore,
+) -> tuple[BalancerHeard, Mapping[str, T | Missed]]:
+    """Ask the balancer and every instance, at the same time and within WITHIN."""
+    until = asyncio.get_running_loop().time() + WITHIN
+    async with asyncio.TaskGroup() as group:
+        heard = group.create_task(balancer(at))
+        told = group.create_task(each(instances, ask, gate, until))
+    return heard.result(), told.result()
+
+
 async def balancer(at: jobs.Adapters) -> BalancerHeard:
     """Ask the balancer for all its servers; never raises for what it does."""
     try:
@@ -149,9 +163,10 @@ async def each(
         finally:
             gate.release()
 
-    asked = list(instances)
-    heard = await asyncio.gather(*(one(instance) for instance in asked))
-    return {instance.name: what for instance, what in zip(asked, heard, strict=True)}
+    # Cancelled, a group waits for what its adapters still bring to an end; `gather` would not.
+    async with asyncio.TaskGroup() as group:
+        tasks = {instance.name: group.create_task(one(instance)) for instance in instances}
+    return {name: task.result() for name, task in tasks.items()}
 
 
 def shown(text: str) -> str:

@@ -111,14 +111,11 @@ class _Look:
 
     async def hear(self) -> tuple[looks.BalancerHeard, Mapping[str, _Heard | looks.Missed]]:
         """Ask the balancer, and every instance with its driver."""
-        return await asyncio.gather(
-            looks.balancer(self._adapters),
-            looks.each(
-                [one.fact() for one in self._subject.instances],
-                self._ask,
-                asyncio.Semaphore(looks.AT_ONCE),
-                asyncio.get_running_loop().time() + looks.WITHIN,
-            ),
+        return await looks.hear(
+            self._adapters,
+            [one.fact() for one in self._subject.instances],
+            self._ask,
+            asyncio.Semaphore(looks.AT_ONCE),
         )
 
     async def _ask(self, instance: facts.Instance) -> _Heard:

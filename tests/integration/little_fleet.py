@@ -70,7 +70,7 @@ def stored(servers: list[LittleServer], balancer: Balancer, **fields: Any) -> Se
         "driver": DRIVER,
         "balancer": {"kind": "haproxy", "addresses": [balancer.address], "backend": "app"},
         "version_source": VERSION,
-        "policy": {"health_check_timeout": 0.5},
+        "policy": {"health_check_timeout": 3},
         **fields,
     }
     service = Service(**fields)
@@ -81,3 +81,9 @@ def stored(servers: list[LittleServer], balancer: Balancer, **fields: Any) -> Se
             service=service, name=name, hostname="127.0.0.1", port=port, server=name, version="v1"
         )
     return service
+
+
+def states(balancer: Balancer) -> list[list[str]]:
+    """Return of each server its name, how it was told to treat it, and its weight."""
+    rows = [line.split() for line in balancer.ask("show servers state app").splitlines()]
+    return [[row[3], row[6], row[7]] for row in rows if len(row) > 8 and row[0] != "#"]

@@ -14,7 +14,7 @@ from rollouts.dispatch import Dispatch
 from rollouts.models import Instance, Service
 from rollouts.states import DeploymentStatus
 from tests.integration.factories import make_service
-from tests.integration.little_fleet import LittleServer, little_servers, ports, stored
+from tests.integration.little_fleet import LittleServer, little_servers, ports, states, stored
 from tests.servers import Balancer, StartHAProxy
 
 pytestmark = [
@@ -69,7 +69,7 @@ def test_what_differs_is_stored_and_told_and_nothing_is_changed(
     machines[0].version = "v0"
     machines[1].sick = True
     balancer.ask("set server app/web-03 state drain")
-    before = balancer.ask("show servers state app")
+    before = states(balancer)
     drift.look_at_all()
     assert told(fleet) == {
         "web-01": ["reports v0, verified was v1"],
@@ -85,7 +85,7 @@ def test_what_differs_is_stored_and_told_and_nothing_is_changed(
     assert not second.seen["healthy"]
     assert third.seen["server"] == "drain"
     assert {one.version for one in (first, second, third)} == {"v1"}
-    assert balancer.ask("show servers state app") == before
+    assert states(balancer) == before
 
 
 def test_what_was_mended_is_told_no_more(fleet: Service, machines: list[LittleServer]) -> None:
@@ -125,6 +125,7 @@ def test_what_was_seen_before_the_end_of_a_deployment_is_told_no_more(
 def test_a_service_is_left_alone_while_a_deployment_of_it_is_active(fleet: Service) -> None:
     """Then the deployment itself looks, and what is half done is no drift."""
     actions.start(fleet, "v2", by="ada")
+    assert drift.due() == []
     drift.look_at_all()
     assert all(one.seen == {} for one in fleet.instances.all())
 
