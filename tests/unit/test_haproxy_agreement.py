@@ -107,6 +107,14 @@ def test_a_weight_that_one_does_not_follow_never_reads_back_as_told(configured: 
             assert merged(*rows).weight not in {0, told}
 
 
+@pytest.mark.parametrize(("told", "lost"), [(100, 0), (0, 100), (40, 100)])
+def test_of_a_weight_that_one_lost_the_report_shows_what_that_one_has(told: int, lost: int) -> None:
+    """So a server that gets nothing from one of them does not count as serving."""
+    for weights in ((told, lost), (lost, told)):
+        rows = [row(weight=weight) for weight in weights]
+        assert merged(*rows, told=Told(weights={"web-01": told})).weight == lost
+
+
 def instance(name: str, hostname: str = "10.0.0.1", port: int = 80, **more: str) -> Instance:
     return Instance(name, hostname, port, name, **more)
 
