@@ -17,8 +17,9 @@ import psutil
 import psycopg
 import pytest
 import redis
+from django.core.management import CommandError, call_command
 
-from tests.acceptance.running import Demo, command, free_port, marked, running_demo, until
+from tests.acceptance.running import command, free_port, marked, running_demo, until
 from tests.environment import PLACES
 
 PATIENCE = 150.0  # seconds for a whole run
@@ -65,9 +66,21 @@ class Once:
     ready: dict[str, Any]
     reached: dict[str, bool]  # by key of the ready line
     commands: dict[str, list[str]]  # what runs as each of `pids`, by its key
+    listening: set[str]  # the addresses on which anything of it listens
+    logged_in: tuple[int, int]  # the statuses of the login and of the first page after it
+    second: "Refused"  # another demo of the same folder
+    pid: int
     results: list[dict[str, Any]]
     returncode: int
     left: list[psutil.Process]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """How a demo ended that was started while another one ran."""
+
+    returncode: int
+    said: str
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +95,40 @@ def once() -> Once:
             line = process.stdout.readline()
             assert line.startswith("ready {"), line
             ready = json.loads(line.removeprefix("ready "))
-            reached, commands = reach(ready), commands_of(ready["pids"])
+            seen = (
+                reach(ready),
+                commands_of(ready["pids"]),
+                listening(process.pid),
+                logged_in(ready),
+                second_of(data),
+            )
             out, _ = process.communicate(timeout=PATIENCE)
         results = [json.loads(line) for line in out.splitlines()]
-        return Once(ready, reached, commands, results, process.returncode, marked(data))
+        return Once(ready, *seen, process.pid, results, process.returncode, marked(data))
+
+
+def second_of(data: Path) -> Refused:
+    """Start another demo of a folder that is in use."""
+    with command("demo", "--data", str(data), "--port", str(free_port())) as process:
+        _, err = process.communicate(timeout=60)
+    return Refused(process.returncode, err)
+
+
+def listening(pid: int) -> set[str]:
+    """Return the addresses on which the processes below `pid` listen."""
+    found = set()
+    for each in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # a work-horse comes and goes
+            sockets = each.net_connections("inet")
+            found |= {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN}
+    return found
+
+
+def logged_in(ready: dict[str, Any]) -> tuple[int, int]:
+    """Log in as the administrator; return the statuses of that and of the page after it."""
+    answer = log_in(ready["url"], ready["admin_user"], ready["admin_password"])
+    page = httpx.get(f"{ready['url']}/", cookies=answer.cookies, timeout=15)
+    return answer.status_code, page.status_code
 
 
 def reach(ready: dict[str, Any]) -> dict[str, bool]:
@@ -152,41 +195,20 @@ def test_the_ready_line_says_how_to_reach_everything(once: Once) -> None:
         assert all(word in line for line in once.commands[kind]), once.commands[kind]
 
 
-def test_the_administrator_of_the_ready_line_can_log_in(demo: Demo) -> None:
+def test_the_administrator_of_the_ready_line_can_log_in(once: Once) -> None:
     """Name and password open the pages."""
-    with httpx.Client(base_url=demo.ready["url"], timeout=15) as browser:
-        browser.get("/login/")
-        answer = browser.post(
-            "/login/",
-            data={
-                "username": demo.ready["admin_user"],
-                "password": demo.ready["admin_password"],
-                "csrfmiddlewaretoken": browser.cookies["csrftoken"],
-            },
-        )
-        assert answer.status_code == 302
-        assert browser.get("/").status_code == 200
+    assert once.logged_in == (302, 200)
 
 
-def test_everything_listens_on_this_machine_alone(demo: Demo) -> None:
+def test_everything_listens_on_this_machine_alone(once: Once) -> None:
     """No process of the demo has a port on an address that others reach."""
-    started = psutil.Process(demo.process.pid).children(recursive=True)
-    addresses = {
-        one.laddr.ip
-        for each in started
-        for one in each.net_connections("inet")
-        if one.status == psutil.CONN_LISTEN
-    }
-    assert addresses == {"127.0.0.1"}
+    assert once.listening == {"127.0.0.1"}
 
 
-def test_a_second_demo_of_the_same_folder_is_refused(demo: Demo) -> None:
+def test_a_second_demo_of_the_same_folder_is_refused(once: Once) -> None:
     """It is told who has the folder, and leaves the first one alone."""
-    with command("demo", "--data", str(demo.data), "--port", str(free_port())) as process:
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert f"in use by process {demo.process.pid}" in err
-    assert demo.client.get("/api/v1/services").status_code == 200
+    assert once.second.returncode == 1
+    assert f"in use by process {once.pid}" in once.second.said
 
 
 @pytest.mark.parametrize("name", ["up", "demo"])
@@ -205,13 +227,15 @@ def test_a_taken_port_is_told_before_anything_starts(folder: Path, name: str) ->
     assert not (folder / "postgres").exists()
 
 
-def test_a_wrong_option_is_refused(folder: Path) -> None:
-    """A number of instances or a rate beyond the limits is an error in a sentence."""
-    for words in (["--instances", "0"], ["--rate", "0"], ["--rate", "100000"]):
-        with command("demo", "--data", str(folder), *words) as process:
-            _, err = process.communicate(timeout=60)
-        assert process.returncode == 1
-        assert f"{words[0]} must be" in err
+@pytest.mark.parametrize(
+    ("option", "wrong"),
+    [("instances", 0), ("instances", 201), ("rate", 0.0), ("rate", 100000.0), ("ports", 80)],
+)
+def test_a_wrong_option_is_refused(option: str, wrong: float) -> None:
+    """A number beyond the limits is an error in a sentence, before anything starts."""
+    options: dict[str, Any] = {option: wrong}
+    with pytest.raises(CommandError, match=f"--{option} must be"):
+        call_command("demo", **options)
 
 
 def test_a_stop_in_the_middle_of_the_start_leaves_nothing(folder: Path) -> None:
@@ -258,17 +282,18 @@ def killed_in_a_deployment(words: tuple[str, ...]) -> str:
 def test_up_serves_keeps_its_data_and_leaves_nothing(folder: Path) -> None:
     """The first start says how to log in, the second finds the same installation."""
     port = free_port()
+    url = f"http://127.0.0.1:{port}"
     words = ("up", "--data", str(folder), "--port", str(port))
     with command(*words) as process:
         said = "".join(said_until(process, "Log in as"))
         password = said.rsplit(maxsplit=1)[1]
-        assert log_in(port, password).status_code == 302
+        assert log_in(url, "admin", password).status_code == 302
     assert process.returncode == 0
     assert not marked(folder)
     with command(*words) as process:
         said = "".join(said_until(process, "first password"))
         assert password not in said
-        assert log_in(port, password).status_code == 302
+        assert log_in(url, "admin", password).status_code == 302
     assert (folder / "admin.password").stat().st_mode & 0o077 == 0
     assert not marked(folder)
 
@@ -276,6 +301,7 @@ def test_up_serves_keeps_its_data_and_leaves_nothing(folder: Path) -> None:
 def test_up_on_servers_that_are_set_starts_none(folder: Path, servers: Any) -> None:
     """With DATABASE_URL and REDIS_URL only the application itself is started."""
     port = free_port()
+    web = f"http://127.0.0.1:{port}"
     url = PLACES.database_url.rsplit("/", 1)[0]
     with psycopg.connect(f"{url}/postgres", autocommit=True) as connection:
         connection.execute("DROP DATABASE IF EXISTS up_elsewhere")
@@ -286,17 +312,18 @@ def test_up_on_servers_that_are_set_starts_none(folder: Path, servers: Any) -> N
     }
     with command("up", "--data", str(folder), "--port", str(port), **settings) as process:
         said = said_until(process, "Log in as")
-        assert log_in(port, said[-1].split()[-1]).status_code == 302
+        assert log_in(web, "admin", said[-1].split()[-1]).status_code == 302
         names = {each.name() for each in psutil.Process(process.pid).children(recursive=True)}
         assert not names & {"postgres", "redis-server"}
     assert not (folder / "postgres").exists()
     assert not marked(folder)
 
 
-def log_in(port: int, password: str) -> httpx.Response:
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=15) as browser:
+def log_in(url: str, user: str, password: str) -> httpx.Response:
+    """Return the answer to the login."""
+    with httpx.Client(base_url=url, timeout=15) as browser:
         browser.get("/login/")
-        form = {"username": "admin", "password": password}
+        form = {"username": user, "password": password}
         return browser.post(
             "/login/", data=form | {"csrfmiddlewaretoken": browser.cookies["csrftoken"]}
         )
