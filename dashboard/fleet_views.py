@@ -51,15 +51,16 @@ def drawn(found: Mapping[str, Any]) -> Json:
         if "instance" in tick:
             instances.setdefault(tick["instance"], []).append(_tick(tick))
     fleet = [_tick(tick) for tick in found["ticks"] if "instance" not in tick]
+    problems = _problems(instances)
     return {
         "at": moment(found["checked_at"]),
         "from": found["checked_from"],
         "fleet": fleet,
-        "problems": _problems(instances),
+        "problems": problems,
         "instances": [{"name": name, "ticks": ticks} for name, ticks in instances.items()],
         "well": _well(list(instances.values())),
         "hue": "ok" if found["ok"] else "fail",
-        "words": _words(found, len(instances)),
+        "words": _words([*fleet, *problems], len(instances)),
     }
 
 
@@ -94,10 +95,9 @@ def _well(instances: Sequence[Sequence[Json]]) -> str:
     return f"{plural(len(well), 'instance')}: {'all well' if sure else 'nothing wrong'}"
 
 
-def _words(found: Mapping[str, Any], count: int) -> str:
+def _words(ticks: Sequence[Json], count: int) -> str:
     """Return the outcome in a sentence, to be said aloud too."""
-    wrong, unsure = (sum(one["ok"] is mark for one in found["ticks"]) for mark in (False, None))
+    wrong, unsure = (sum(tick["ok"] is mark for tick in ticks) for mark in (False, None))
+    first = f"{plural(wrong, 'thing')} wrong" if wrong else "Nothing is wrong"
     rest = f", {unsure} open" if unsure else ""
-    if wrong:
-        return f"{plural(wrong, 'thing')} wrong{rest}, of {len(found['ticks'])} looked at."
-    return f"Nothing is wrong{rest}: {plural(count, 'instance')} looked at."
+    return f"{first}{rest}: {plural(count, 'instance')} looked at."
