@@ -23,7 +23,7 @@ from rollouts.facts import FULL_WEIGHT, BalancerReport, Instance, Server, Server
 from rollouts.ports import Balancer, BalancerError, BalancerUnreachable
 
 READ_BACK_INTERVAL = 0.05  # seconds between two looks
-CONFIRM_SPARE = 0.2  # seconds of a call that are kept for the last look
+CONFIRM_SPARE = 0.6  # seconds of a call that a last look may take
 WEIGHTS = "{weights}"
 FIELDS = ("state", "up", "sessions", "weight", "configured", "answers", "errors", "response_ms")
 
