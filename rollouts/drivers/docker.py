@@ -193,6 +193,8 @@ class Docker(Driver):
                 raw = client.inspect_container(listed["Id"])
                 if raw["Name"] not in listed["Names"]:
                     raise Busy(f"{raw['Name']} is just being renamed")
+                if raw["State"].get("Status") == "removing":
+                    raise Busy(f"{raw['Name']} is just being removed")
                 tag = self._settings.version_of(str(raw["Config"]["Image"]), instance)
                 place = Place(raw["Name"].removeprefix(f"/{name}"))
                 found[place.name.lower()] = Container.read(raw, tag)
@@ -215,7 +217,8 @@ class Docker(Driver):
         well_at, done = clock(), 0
         while done < MOST_STEPS:
             try:
-                step = decide(await self._look(engine, instance))
+                found = await self._look(engine, instance)
+                step = docker_plan.clearing(found) or decide(found)
                 if step is None:
                     return
                 await steps.do(step)

@@ -229,13 +229,20 @@ class Engine:
         )
 
 
+# What an engine says, not as a conflict, of a container that somebody else renames or removes.
+SOMEBODY_ELSE = (
+    "same name as its current name",
+    "marked for removal",
+    "unable to remove filesystem",
+)
+
+
 def _refusal(error: APIError) -> DriverError:
     words = _cut(str(error.explanation or error))
     status = error.status_code
     if status == 404 and "no such" in words.lower():
         return Gone(words)
-    # One that has the name already was renamed by somebody else.
-    busy = status == 409 or "same name as its current name" in words
+    busy = status == 409 or any(each in words for each in SOMEBODY_ELSE)
     return Busy(words) if busy else DriverError(words)
 
 

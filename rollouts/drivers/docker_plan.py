@@ -64,6 +64,7 @@ class Container:
     instance: str | None = None
     deployment: str | None = None
     replaces: str = ""
+    dead: bool = False  # its removal was begun and failed: it never runs again
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
@@ -84,6 +85,7 @@ class Container:
             instance=labels.get(INSTANCE),
             deployment=labels.get(DEPLOYMENT),
             replaces=labels.get(REPLACES, ""),
+            dead=raw["State"].get("Status") == "dead",
             raw=raw,
         )
 
@@ -178,6 +180,12 @@ class Start:
 
 
 Step = Create | Connect | SetRestart | Stop | Remove | Rename | Start
+
+
+def clearing(found: Found) -> Remove | None:
+    """Return the step that removes what is left of a container that is dead."""
+    there = ((found.current, Place.CURRENT), (found.next, Place.NEXT), (found.before, Place.BEFORE))
+    return next((Remove(one.id, place) for one, place in there if one and one.dead), None)
 
 
 def forward(found: Found, wanted: Wanted) -> Step | None:

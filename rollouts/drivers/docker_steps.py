@@ -170,6 +170,8 @@ class Steps:
         while await self._engine.call(
             lambda client: client.inspect_container(container.id)["State"]["Running"]
         ):
+            if self._left() <= 0:
+                raise Stopped
             if clock() >= deadline:
                 return False
             await asyncio.sleep(STOP_INTERVAL)

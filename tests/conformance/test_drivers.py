@@ -13,20 +13,8 @@ from rollouts.conformance.drivers import CLAIMS, Claim, Subject
 from tests import agent
 from tests.conformance.driver_kinds import KINDS, Servers
 
-# What is known not to hold: why, and whether it fails every time.
-OPEN = {
-    "docker-work_ends_with_the_lease": ("it looks on while a container does not end", True),
-    "docker-two_updates_at_once_do_no_harm": ("one removes what the other starts", False),
-}
 CASES = [
-    pytest.param(
-        kind,
-        claim,
-        id=(name := f"{kind}-{claim.name}"),
-        marks=[pytest.mark.xfail(reason=why, strict=always) for why, always in [OPEN[name]]]
-        if name in OPEN
-        else [],
-    )
+    pytest.param(kind, claim, id=f"{kind}-{claim.name}")
     for kind, (_, troubles) in KINDS.items()
     for claim in CLAIMS
     if claim.needs <= troubles
