@@ -25,6 +25,7 @@ from rollouts.drivers.docker_plan import (
     Stop,
     Wanted,
     back,
+    clearing,
     forward,
     letting_go,
 )
@@ -267,3 +268,11 @@ def test_the_first_container_is_made_without_another() -> None:
     assert set(engine.at) == {Place.CURRENT}
     assert found.current
     assert found.current.running
+
+
+@pytest.mark.parametrize("place", list(Place))
+def test_what_is_dead_is_removed_whatever_its_name(place: Place) -> None:
+    """A container whose removal failed half way never runs again, and keeps its name."""
+    dead = replace(OLD, running=False, dead=True)
+    assert clearing(Found(**{place.name.lower(): dead})) == Remove("old", place)
+    assert clearing(Found(**{place.name.lower(): OLD})) is None
