@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import httpx
 import pytest
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import BaseWSGIServer, make_server
@@ -38,6 +39,8 @@ class MotoTargets:
         self._server = self._started(0)
         self._port = self._server.port
         where = {"region_name": REGION, "endpoint_url": f"http://127.0.0.1:{self._port}"}
+        # What it knows is the process's own, and outlives the server.
+        httpx.post(f"{where['endpoint_url']}/moto-api/reset", trust_env=False)
         self._elb: Any = boto3.client("elbv2", **where)
         group = self._elb.create_target_group(
             Name="shop", Protocol="HTTP", Port=PORT, VpcId=self._network(where), TargetType="ip"

@@ -273,6 +273,8 @@ def started() -> Iterator[Cloud]:
         for name, value in CREDENTIALS.items():
             patch.setenv(name, value)
         patch.setattr(aws, "LOOK_INTERVAL", 0.02)  # moto's server throttles nobody
+        # What it knows is the process's own, and outlives the server.
+        gate.behind.post("/moto-api/reset")
         cloud = _build(gate, behind)
         yield cloud
         cloud.elb.close()
