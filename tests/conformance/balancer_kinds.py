@@ -203,10 +203,12 @@ class Proxied:
     async def begin(self) -> None:
         """Put all back as it was at first."""
         balancer = balancers.make(self.settings, self.surroundings)
-        names = [one.server for one in self.surroundings.instances]
-        for name in names:
-            await balancer.ready(name)
-        await balancer.set_weights(dict.fromkeys(names, 100))
+        servers = (await balancer.report()).servers
+        for name, server in servers.items():
+            if not server.ready:
+                await balancer.ready(name)
+        if any(server.weight != 100 for server in servers.values()):
+            await balancer.set_weights(dict.fromkeys(servers, 100))
         await balancer.aclose()
 
 
