@@ -22,10 +22,12 @@ demo: setup ## The main job on this machine: a fleet, a balancer, load, the appl
 up: setup ## The application on this machine, with embedded services
 	@exec $(BIN)/python manage.py up $(ARGS)
 
+# Hundreds of processes are started: none should compile again what another did.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: setup ## Every test: unit, simulation, integration, acceptance, browser
 	@$(BIN)/python -m tests.requirements
-	$(BIN)/python -m pytest -n 2 -m "not browser" $(ARGS)
-	$(BIN)/python -m pytest -m browser $(ARGS)
+	$(BIN)/python -m pytest -n 3 -m "not browser" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m browser $(ARGS)
 
 test-fast: setup ## The tests that need no server
 	$(BIN)/python -m pytest tests/unit $(ARGS)
