@@ -75,13 +75,11 @@ def places_in(folder: Path, name: str) -> Places:
 def shop(folder: Path) -> Iterator[Containers]:
     """Two instances on an engine of their own."""
     places = places_in(folder, "own")
-    had_key = dockerd_server.KEY.exists()
     with running(places, 2) as (containers, _):
         yield containers
     assert not marked(places.data)
     assert not mounts(places.data, places.runtime)
     assert not places.runtime.exists()
-    assert dockerd_server.KEY.exists() == had_key
 
 
 async def update(shop: Containers, name: str, version: str) -> None:
@@ -142,7 +140,6 @@ with running(Places.of(Path(sys.argv[1])), 1) as (_, stack):
 def test_nothing_is_left_of_what_was_killed(folder: Path) -> None:
     """kill -9 of the engine and all around it: the next start ends the containers by itself."""
     places = places_in(folder, "killed")
-    had_key = dockerd_server.KEY.exists()
     runner = subprocess.Popen(
         [sys.executable, "-c", RUNNER, str(places.data)],
         cwd=CHECKOUT,
@@ -162,7 +159,6 @@ def test_nothing_is_left_of_what_was_killed(folder: Path) -> None:
         assert not marked(places.data)
         assert not mounts(places.data, places.runtime)
         assert not places.docker.exists()
-    assert dockerd_server.KEY.exists() == had_key
 
 
 def test_an_engine_that_others_use_keeps_what_is_theirs(
@@ -181,6 +177,24 @@ def test_an_engine_that_others_use_keeps_what_is_theirs(
         assert [each["Names"] for each in engine.containers(all=True)] == [["/theirs"]]
         assert [each["RepoTags"] for each in engine.images()] == [["other:1"]]
     assert not places.docker_host.exists()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_key_that_an_engine_made_for_itself_ends_with_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """That of the machine's own engine, which was there before, stays."""
+    monkeypatch.setattr(dockerd_server, "KEY", key := folder / "key.json")
+    places = places_in(folder, "key")
+    key.unlink(missing_ok=True)
+    with Owner(places, quiet):
+        if there:
+            key.touch()
+        server = dockerd_server.Server(places)
+        server.prepare()
+        key.touch()
+        server.clear()
+    assert key.exists() == there
 
 
 def test_an_engine_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
