@@ -232,5 +232,6 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": "INFO"},
-    "loggers": {"httpx": {"level": "WARNING"}, "axes": {"level": "WARNING"}},
+    # These tell of every request or every connection.
+    "loggers": {name: {"level": "WARNING"} for name in ("httpx", "axes", "asyncssh", "botocore")},
 }

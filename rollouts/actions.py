@@ -13,6 +13,7 @@ from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 
 from rollouts import dispatch, jobs, journal, planning
+from rollouts.adapters import SettingsError
 from rollouts.facts import FULL_WEIGHT, Answer, Approve, Bake, BalancerReport, Change, Wish
 from rollouts.models import Deployment, Instance, Service, Target
 from rollouts.policy import Policy, PolicyError, parse
@@ -128,10 +129,13 @@ def _look(
 ) -> tuple[list[Observed], Policy, list[str]]:
     """Return every instance as it is now, the policy as far as it can be followed, and warnings.
 
-    Raises Refused where the balancer lacks a server.
+    Raises Refused where the balancer lacks a server, or can't be made for these instances.
     """
     adapters = jobs.adapters_of(service)
-    report, answers = async_to_sync(_ask_all)(adapters, instances, policy)
+    try:
+        report, answers = async_to_sync(_ask_all)(adapters, instances, policy)
+    except SettingsError as error:
+        raise Refused(error.errors) from error
     warnings: list[str] = []
     if report is None:
         warnings.append("The balancer does not answer from here; the worker will ask it again.")

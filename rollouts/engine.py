@@ -218,15 +218,14 @@ class Engine:
                 return [f"{name}: no answer within {PREFLIGHT_TIMEOUT:g} s"]
             return [f"{name}: not {tick.what}: {tick.detail}" for tick in ticks if tick.ok is False]
 
-        asking = asyncio.gather(*(ask(target) for target in rollout.targets))
+        asking = [asyncio.create_task(ask(target)) for target in rollout.targets]
         try:
-            while not asking.done():
-                await asyncio.wait({asking}, timeout=WATCH_INTERVAL)
-                if not asking.done() and await self._going_on() is None:
+            while (await asyncio.wait(asking, timeout=WATCH_INTERVAL))[1]:
+                if await self._going_on() is None:
                     return None
         finally:
-            await _end([asking])
-        return [words for missed in asking.result() for words in missed]
+            await _end(asking)
+        return [words for task in asking for words in task.result()]
 
     async def _take(self, rollout: Rollout, cursor: int, step: Step) -> None:
         match step:

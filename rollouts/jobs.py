@@ -8,10 +8,10 @@ import logging
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import django_rq
 from asgiref.sync import sync_to_async
@@ -19,7 +19,7 @@ from django.conf import settings
 from redis.exceptions import RedisError
 
 from rollouts import balancers, drivers, journal, ownership
-from rollouts.adapters import Surroundings
+from rollouts.adapters import SettingsError, Surroundings
 from rollouts.engine import Engine
 from rollouts.engine_journal import DjangoJournal
 from rollouts.facts import Instance
@@ -31,6 +31,7 @@ from rollouts.ports import Balancer, Driver, LeaseLost, Ports, Probe
 from rollouts.probes import HttpProbe, WithDriver, refuse_host, version_source
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 QUEUE = "default"
 FAILED_KEPT = 3600  # seconds that the queue remembers a job that broke
@@ -72,20 +73,36 @@ class Adapters:
 async def adapters_for(
     frozen: Mapping[str, Any], policy: Policy, deployment_id: str = ""
 ) -> AsyncIterator[Adapters]:
-    """Yield the adapters that `frozen` describes, as `adapters_of` returned it."""
+    """Yield the adapters that `frozen` describes, as `adapters_of` returned it.
+
+    Raises SettingsError where they can't be made, for these instances or on this machine.
+    """
     around = Surroundings(
         instances=tuple(Instance(**one) for one in frozen.get("instances", ())),
         known_hosts=ConfirmedHosts(),
         deployment=deployment_id,
     )
     async with AsyncExitStack() as stack:
-        driver = drivers.make(frozen["driver"], around)
+        driver = _made(drivers.make, frozen, "driver", around)
         stack.push_async_callback(driver.aclose)
-        balancer = balancers.make(frozen["balancer"], around)
+        balancer = _made(balancers.make, frozen, "balancer", around)
         stack.push_async_callback(balancer.aclose)
         probe = await stack.enter_async_context(_http_probe(frozen["version_source"], policy))
         told = WithDriver(probe, driver, policy.health_check_timeout)
         yield Adapters(driver, balancer, probe, told)
+
+
+def _made(
+    make: Callable[[Mapping[str, Any], Surroundings], T],
+    frozen: Mapping[str, Any],
+    key: str,
+    around: Surroundings,
+) -> T:
+    try:
+        return make(frozen[key], around)
+    except SettingsError as error:
+        named = {f"{key}.{name}": text for name, text in error.errors.items()}
+        raise SettingsError(named) from error
 
 
 def _http_probe(source: Mapping[str, Any], policy: Policy) -> HttpProbe:

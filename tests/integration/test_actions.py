@@ -71,6 +71,13 @@ def test_a_batch_over_max_unavailable_is_refused(service: Service) -> None:
     )
 
 
+def test_adapters_that_do_not_fit_the_instances_are_refused(service: Service) -> None:
+    """What can only be told of settings and instances together is told before anything starts."""
+    service.balancer = {**service.balancer, "server": "srv_{zone}"}
+    service.save()
+    assert "balancer.server" in refused(service)
+
+
 def test_no_active_instance_is_refused(service: Service) -> None:
     """Inactive ones do not count."""
     service.instances.update(active=False)
