@@ -78,7 +78,10 @@ class Containers(Processes):
     def start(self, stack: Stack) -> None:
         if self.server:
             stack.start(dockerd_server.NAME, self.server.answers, dockerd_server.PATIENCE)
-        stack.say(f"Starting {len(self.instances)} containers.")
+        stack.say(
+            f"Starting {len(self.instances)} containers. There are images of v1 to "
+            f"v{shop_images.VERSIONS}, each with every trouble too."
+        )
         try:
             with _client(self.engine) as client, ThreadPoolExecutor(AT_ONCE) as pool:
                 client.images.load(shop_images.archive({LABEL: str(self.places.data)}))

@@ -20,6 +20,7 @@ from dashboard.local.places import MARK, make_private
 from dashboard.local.supervision import Program
 
 GROUP = "sshd"
+SHADOW = Path("/etc/shadow")
 PATIENCE = 10.0  # seconds for a program that ends by itself
 LACKS_FOLDER = re.compile(r"Missing privilege separation directory: (/\S+)")
 
@@ -111,7 +112,14 @@ def check() -> None:
     """Raise LocalError unless there is all that it takes."""
     binaries.sshd()
     binaries.ssh_keygen()
-    user()
+    name = user()
+    # Only root can read this, and only root's sshd minds.
+    with suppress(OSError):
+        if f"\n{name}:!" in "\n" + SHADOW.read_text():
+            raise LocalError(
+                f"The account {name} is locked, so that no sshd lets it in: run this as another "
+                "one, or unlock it ('usermod -p \"*\"' lets it in by keys alone)."
+            )
 
 
 def _make_key(path: Path) -> None:

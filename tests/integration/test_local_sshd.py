@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from dashboard.local import leftovers, sshd_server
+from dashboard.local.errors import LocalError
 from dashboard.local.places import MARK, Places
 from dashboard.local.sshd_server import Host
 from dashboard.local.stack import Owner, Stack, free_ports
@@ -72,6 +74,18 @@ async def test_another_key_does_not(host: Host, tmp_path: Path) -> None:
     asyncssh.generate_private_key("ssh-ed25519").write_private_key(key)
     with pytest.raises(asyncssh.PermissionDenied):
         await connect(host, key)
+
+
+@pytest.mark.parametrize(("password", "locked"), [("!", True), ("!*", True), ("*", False)])
+def test_an_account_that_is_locked_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, password: str, locked: bool
+) -> None:
+    """Before anything starts: sshd would refuse it without a word to who logs in."""
+    shadow = tmp_path / "shadow"
+    shadow.write_text(f"daemon:*:1::::::\n{sshd_server.user()}:{password}:1::::::\n")
+    monkeypatch.setattr(sshd_server, "SHADOW", shadow)
+    with pytest.raises(LocalError, match="is locked") if locked else nullcontext():
+        sshd_server.check()
 
 
 def test_keys_are_nobody_elses(host: Host, places: Places) -> None:
