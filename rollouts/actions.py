@@ -3,26 +3,20 @@
 Pages, REST and commands call these alike. What is refused changes nothing and starts nothing.
 """
 
-import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from asgiref.sync import async_to_sync
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 
-from rollouts import dispatch, jobs, journal, planning
-from rollouts.adapters import SettingsError
-from rollouts.facts import FULL_WEIGHT, Answer, Approve, Bake, BalancerReport, Change, Wish
+from rollouts import dispatch, jobs, journal, observing, planning
+from rollouts.facts import Approve, Bake, Change, Wish
 from rollouts.models import Deployment, Instance, Service, Target
 from rollouts.policy import Policy, PolicyError, parse
-from rollouts.ports import BalancerError
 from rollouts.states import ACTIVE, TERMINAL, DeploymentStatus
-from rollouts.strategies import Observed
 from rollouts.validators import VERSION, VERSION_HINT
 
-LOOK_TIMEOUT = 2.0  # seconds that a look at the fleet may take before a start
 TYPICAL_BATCH_SECONDS = 5.0  # expected of a batch as long as no deployment has been measured
 MODES = {"stop": Wish.CANCEL_STOP, "roll_back": Wish.CANCEL_ROLL_BACK}
 
@@ -103,13 +97,14 @@ def plan(
     errors |= _refuse_idle(service, fleet, instances or ())
     if errors:
         raise Refused(errors)
-    observed, frozen, warnings = _look(service, fleet, frozen)
     try:
-        made = planning.plan(version, observed, frozen, service.live_slot, instances)
+        seen = observing.observe(service, fleet, frozen)
+        frozen = seen.policy
+        made = planning.plan(version, seen.observed, frozen, service.live_slot, instances)
     except planning.Refused as error:
         raise Refused(error.errors) from None
     seconds = planning.expected_seconds(made, frozen, _batch_seconds(service))
-    return Draft(service, version, frozen, made, (*warnings, *made.warnings), seconds)
+    return Draft(service, version, frozen, made, (*seen.warnings, *made.warnings), seconds)
 
 
 def _refuse_idle(
@@ -122,70 +117,6 @@ def _refuse_idle(
         return {}
     words = f"in the idle slot: {planning.names(idle)}; the next blue/green deployment changes them"
     return {"instances": words}
-
-
-def _look(
-    service: Service, instances: Sequence[Instance], policy: Policy
-) -> tuple[list[Observed], Policy, list[str]]:
-    """Return every instance as it is now, the policy as far as it can be followed, and warnings.
-
-    Raises Refused where the balancer lacks a server, or can't be made for these instances.
-    """
-    adapters = jobs.adapters_of(service)
-    try:
-        report, answers = async_to_sync(_ask_all)(adapters, instances, policy)
-    except SettingsError as error:
-        raise Refused(error.errors) from error
-    warnings: list[str] = []
-    if report is None:
-        warnings.append("The balancer does not answer from here; the worker will ask it again.")
-    elif missing := [one.server for one in instances if one.server not in report.servers]:
-        raise Refused(
-            {
-                "balancer": f"does not know {planning.names(missing)}; add them to its backend "
-                f"{service.balancer.get('backend', '')!r} or correct the inventory"
-            }
-        )
-    servers = report.servers if report else {}
-    if policy.judging.enabled and any(one.answers is None for one in servers.values()):
-        policy = replace(policy, analysis={**policy.analysis, "enabled": False})
-        warnings.append(
-            "The balancer does not count what its servers answer: the new version is not judged "
-            "on live traffic."
-        )
-    observed = [
-        Observed(
-            instance=instance.fact(),
-            version=answer.version or instance.last_seen_version,
-            healthy=answer.ok,
-            serving=servers[instance.server].serving if servers else None,
-            weight=servers[instance.server].full if servers else FULL_WEIGHT,
-        )
-        for instance, answer in zip(instances, answers, strict=True)
-    ]
-    return observed, policy, warnings
-
-
-async def _ask_all(
-    adapters: Mapping[str, Any], instances: Sequence[Instance], policy: Policy
-) -> tuple[BalancerReport | None, list[Answer]]:
-    async with jobs.adapters_for(adapters, policy) as at:
-
-        async def ask(instance: Instance) -> Answer:
-            try:
-                async with asyncio.timeout(LOOK_TIMEOUT):
-                    return await at.health.ask(instance.fact())
-            except TimeoutError:
-                return Answer(0.0, ok=False, error=f"no answer within {LOOK_TIMEOUT:g} s")
-
-        async def report() -> BalancerReport | None:
-            try:
-                return await at.balancer.report()
-            except BalancerError:
-                return None
-
-        heard, *answers = await asyncio.gather(report(), *(ask(one) for one in instances))
-    return heard, answers  # type: ignore[return-value]
 
 
 def _batch_seconds(service: Service) -> float:
@@ -262,12 +193,12 @@ def swap(service: Service, *, by: str, user: User | None = None) -> Deployment:
     check_free(service)
     instances = list(service.instances.filter(active=True))
     frozen = parse(service.policy, {"strategy": "blue_green"}, total=len(instances))
-    observed, frozen, warnings = _look(service, instances, frozen)
     try:
-        version, made = planning.swap(observed, frozen, service.live_slot)
+        seen = observing.observe(service, instances, frozen)
+        version, made = planning.swap(seen.observed, seen.policy, service.live_slot)
     except planning.Refused as error:
         raise Refused(error.errors) from None
-    draft = Draft(service, version, frozen, made, tuple(warnings), 0.0)
+    draft = Draft(service, version, seen.policy, made, seen.warnings, 0.0)
     words = f"{by} asked for the traffic to move to {version} in the idle slot of {service.name}."
     try:
         return _store(draft, words, by=by, user=user, note="", idempotency_key="")

@@ -46,12 +46,14 @@ class Surroundings:
     """What an adapter may know beside its own settings.
 
     `instances` are all that are active, as they were when the deployment was started;
-    `deployment` is its id, "" outside of one.
+    `deployment` is its id, "" outside of one. `refuses` says of an IP address why instances can't
+    be there, None where they may be: an adapter that asks instances itself heeds it.
     """
 
     instances: tuple[Instance, ...] = ()
     known_hosts: KnownHosts = NOBODY_MET
     deployment: str = ""
+    refuses: Callable[[str], str | None] = lambda address: None
 
 
 NOWHERE = Surroundings()  # where settings are only checked

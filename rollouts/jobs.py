@@ -81,6 +81,7 @@ async def adapters_for(
         instances=tuple(Instance(**one) for one in frozen.get("instances", ())),
         known_hosts=ConfirmedHosts(),
         deployment=deployment_id,
+        refuses=_refuses,
     )
     async with AsyncExitStack() as stack:
         driver = _made(drivers.make, frozen, "driver", around)
@@ -106,10 +107,11 @@ def _made(
 
 
 def _http_probe(source: Mapping[str, Any], policy: Policy) -> HttpProbe:
-    networks = settings.INSTANCE_NETWORKS
-    return HttpProbe(
-        version_source(source), policy, time.time, lambda address: refuse_host(address, networks)
-    )
+    return HttpProbe(version_source(source), policy, time.time, _refuses)
+
+
+def _refuses(address: str) -> str | None:
+    return refuse_host(address, settings.INSTANCE_NETWORKS)
 
 
 async def warm_up() -> None:

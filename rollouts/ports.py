@@ -61,6 +61,11 @@ class Balancer(Protocol):
         """End the open sessions of `server`."""
         ...
 
+    @property
+    def takes_weights(self) -> bool:
+        """Whether servers can have other weights than their usual ones."""
+        return True
+
     async def aclose(self) -> None:
         """Give back what was held open; the object is not used after that."""
 

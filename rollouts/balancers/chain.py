@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from rollouts.adapters import SettingsError, Surroundings, wrong_keys
-from rollouts.balancers.servers import Told, agreed, known_to_all, takes_weights, together
+from rollouts.balancers.servers import Told, agreed, known_to_all, together
 from rollouts.facts import BalancerReport, Server
 from rollouts.ports import Balancer, BalancerError, BalancerUnreachable
 
@@ -98,13 +98,13 @@ class Chain(Balancer):
     async def set_weights(self, weights: Mapping[str, int]) -> None:
         """Give each server its weight in all balancers that take one, all at the same moment."""
         self._told.weights.update(weights)
-        weighing = [link for link in self._links if takes_weights(link.balancer)]
+        weighing = [link for link in self._links if link.balancer.takes_weights]
         await _at_once(weighing or self._links, lambda balancer: balancer.set_weights(weights))
 
     @property
     def takes_weights(self) -> bool:
         """Whether one of them does."""
-        return any(takes_weights(link.balancer) for link in self._links)
+        return any(link.balancer.takes_weights for link in self._links)
 
     async def cut(self, server: str) -> None:
         """End the open sessions of `server` in all balancers."""
@@ -117,7 +117,7 @@ class Chain(Balancer):
     def _in_a_row(self, views: Sequence[Server]) -> Server:
         """Return what the balancers say of one server; `views` are in their order."""
         pairs = zip(self._links, views, strict=True)
-        weighed = [view for link, view in pairs if takes_weights(link.balancer)] or views
+        weighed = [view for link, view in pairs if link.balancer.takes_weights] or views
         of_weights = agreed(weighed, self._told)
         counting = next((one for one in reversed(views) if one.answers is not None), views[-1])
         return replace(

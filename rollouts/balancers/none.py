@@ -91,8 +91,6 @@ class NoBalancer(Balancer):
     `report` can say of that: another one says "ready" of an instance that is.
     """
 
-    takes_weights = False
-
     def __init__(
         self,
         instances: tuple[Instance, ...],
@@ -135,8 +133,13 @@ class NoBalancer(Balancer):
         drain, undrain = (
             Request.parse(raw[key]) if key in raw else None for key in ("drain", "undrain")
         )
-        asking = Asking(None, asked, time.time)
+        asking = Asking(None, asked, time.time, surroundings.refuses)
         return cls(surroundings.instances, asking, drain, undrain, raw.get("token_env", ""))
+
+    @property
+    def takes_weights(self) -> bool:
+        """False: there is nobody to give weights to."""
+        return False
 
     async def report(self) -> BalancerReport:
         """Return every instance as it answers now; nothing of it is counted."""

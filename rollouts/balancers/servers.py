@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from rollouts.facts import BalancerReport, Server, ServerState
-from rollouts.ports import Balancer, BalancerError, BalancerUnreachable
+from rollouts.ports import BalancerError, BalancerUnreachable
 
 T = TypeVar("T")
 
@@ -38,14 +38,6 @@ def check_weights(weights: Mapping[str, int], servers: Collection[str]) -> None:
                 f"the weight of {server} must be a whole number from 0 to {MAX_WEIGHT}, "
                 f"not {weight!r}"
             )
-
-
-def takes_weights(balancer: Balancer) -> bool:
-    """Whether `balancer` can give servers other weights than their usual ones.
-
-    One that can't says so by a property of this name.
-    """
-    return bool(getattr(balancer, "takes_weights", True))
 
 
 def is_weight(value: Any) -> bool:

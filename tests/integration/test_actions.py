@@ -78,6 +78,15 @@ def test_adapters_that_do_not_fit_the_instances_are_refused(service: Service) ->
     assert "balancer.server" in refused(service)
 
 
+def test_what_needs_weights_is_refused_where_there_are_none(service: Service) -> None:
+    """A canary through a balancer without weights would be found out at its first share."""
+    service.balancer = {"kind": "none", "ready_path": "/ready"}
+    service.save()
+    errors = refused(service, strategy="canary", slow_start=5)
+    assert errors["strategy"].startswith("canary shifts traffic by weights")
+    assert "set it to 0" in errors["slow_start"]
+
+
 def test_no_active_instance_is_refused(service: Service) -> None:
     """Inactive ones do not count."""
     service.instances.update(active=False)

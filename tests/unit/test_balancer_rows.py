@@ -24,7 +24,11 @@ class Noted(Balancer):
         self.told = told
         self.server = server
         self.fails: BalancerError | None = None
-        self.takes_weights = True
+        self.weighs = True
+
+    @property
+    def takes_weights(self) -> bool:
+        return self.weighs
 
     async def report(self) -> BalancerReport:
         if self.fails:
@@ -125,7 +129,7 @@ async def test_no_request_counts_twice(row: Row) -> None:
 
 async def test_weights_go_to_those_that_take_them(row: Row) -> None:
     """And their word on weights is what counts; where nobody takes any, the refusal is told."""
-    row.inner.takes_weights = False
+    row.inner.weighs = False
     row.inner.server = replace(READY, weight=100)
     row.edge.server = replace(READY, weight=40, configured=50)
     await row.chain.set_weights({"web-01": 40})
@@ -133,7 +137,7 @@ async def test_weights_go_to_those_that_take_them(row: Row) -> None:
     server = (await row.chain.report()).servers["web-01"]
     assert (server.weight, server.configured) == (40, 50)
     assert row.chain.takes_weights
-    row.edge.takes_weights = False
+    row.edge.weighs = False
     assert not row.chain.takes_weights
     row.edge.fails = row.inner.fails = BalancerError("no")
     with pytest.raises(BalancerError, match="no"):
