@@ -180,6 +180,6 @@ def test_it_looks_until_it_is_told_to_stop(deployment: Deployment, tmp_path: Pat
                 until(alive.exists, what="it has looked")
                 assert jobs.enqueued() == {deployment.pk}
                 process.send_signal(told)
-                assert process.wait(5) == 0
+                assert process.wait(20) == 0
             finally:
                 process.kill()

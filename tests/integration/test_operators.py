@@ -35,7 +35,7 @@ from rollouts.facts import Answer, BalancerReport, Instance, Server, ServerState
 from rollouts.jobs import WallClock
 from rollouts.lease import Lease
 from rollouts.models import Deployment, Service
-from rollouts.ports import Ports
+from rollouts.ports import Balancer, Driver, Ports
 from rollouts.snapshots import Json, apply, events_after, snapshot
 from rollouts.states import TERMINAL
 from tests.integration.factories import make_service
@@ -75,7 +75,7 @@ class Died(BaseException):
 
 
 @dataclass
-class Fleet:
+class Fleet(Balancer, Driver):
     """Balancer, driver and probe of instances in memory, which outlive whoever drives them.
 
     A version that begins with "bad" is unhealthy wherever it runs. After `calls_left` calls

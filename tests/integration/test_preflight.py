@@ -195,7 +195,9 @@ def test_settings_that_are_wrong_by_now_are_told(fleet: Service) -> None:
     """Such as those of a package that is gone."""
     Service.objects.filter(pk=fleet.pk).update(driver={"kind": "gone"})
     told = not_well(looked(fleet))
-    assert told["", "settings"].startswith("no: of driver, balancer or policy are wrong: kind")
+    assert told["", "settings"].startswith(
+        "no: of driver, balancer or policy are wrong: driver.kind"
+    )
 
 
 def test_a_service_without_instances_is_not_well() -> None:
