@@ -31,6 +31,8 @@ STOP_PATIENCE = 20.0  # seconds until it is killed
 CALL_TIMEOUT = 20  # seconds for one answer
 LOOK_INTERVAL = 0.05  # seconds
 MOUNTS = Path("/proc/self/mountinfo")
+# It makes this one for itself where there is none, wherever the rest is told to be.
+KEY = Path("/etc/docker/key.json")
 # With these a program of this machine runs in a container that has nothing.
 SHARED = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache")
 
@@ -58,6 +60,14 @@ class DockerEngine:
         """Return what it says."""
         return self._folder / "dockerd.log"
 
+    @property
+    def _config(self) -> Path:
+        return self._folder / "daemon.json"
+
+    @property
+    def _key_is_ours(self) -> Path:
+        return self._folder / "key-is-ours"
+
     def client(self) -> APIClient:
         """Return a client, to be closed; raise DockerException where it does not answer."""
         return APIClient(base_url=self.address, version="auto", timeout=CALL_TIMEOUT)
@@ -72,8 +82,8 @@ class DockerEngine:
             )
         if os.geteuid() != 0:
             raise LocalError("A Docker Engine of its own needs root.")
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._clear()
+        self.make_folder()
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [program, *self._arguments(), *self._options],
@@ -87,6 +97,14 @@ class DockerEngine:
         except BaseException:
             self.stop()
             raise
+
+    def make_folder(self) -> None:
+        """Make what it needs before its start."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not KEY.exists():
+            self._key_is_ours.touch()
+        # Otherwise it would read the settings of the machine's own engine.
+        self._config.write_text("{}\n")
 
     def stop(self) -> None:
         """Stop it with all its containers, and leave no process, mount or network behind."""
@@ -105,6 +123,7 @@ class DockerEngine:
 
     def _arguments(self) -> list[str]:
         return [
+            *("--config-file", str(self._config)),
             *("--data-root", str(self._folder / "data")),
             *("--exec-root", str(self._exec_root)),
             *("--pidfile", str(self._folder / "pid")),
@@ -153,6 +172,9 @@ class DockerEngine:
         psutil.wait_procs(left, STOP_PATIENCE)
         for mount in _mounts_below(self._folder):
             subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
+        if self._key_is_ours.exists():
+            KEY.unlink(missing_ok=True)
+            self._key_is_ours.unlink()
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from pathlib import Path
 
 from dashboard.local import binaries
 from dashboard.local.docker_engine import DockerEngine
@@ -13,8 +12,6 @@ from dashboard.local.supervision import Program
 NAME = "dockerd"
 PATIENCE = 60.0  # seconds until it answers
 STOP_SECONDS = 30  # its containers have to end before it
-# It makes this one for itself where there is none, wherever the rest is told to be.
-KEY = Path("/etc/docker/key.json")
 
 
 def check() -> None:
@@ -36,15 +33,12 @@ class Server(DockerEngine):
     def prepare(self) -> None:
         """Make its folder; raise LocalError where that is not possible."""
         make_private(self._folder)
-        if not KEY.exists():
-            self._key_is_ours.touch()
-        # Otherwise it would read the settings of the machine's own engine.
-        self._config.write_text("{}\n")
+        self.make_folder()
 
     def program(self) -> Program:
         """Return how the server is run."""
-        command = (str(binaries.dockerd()), "--config-file", str(self._config))
-        return Program(NAME, (*command, *self._arguments()), stop_seconds=STOP_SECONDS)
+        command = (str(binaries.dockerd()), *self._arguments())
+        return Program(NAME, command, stop_seconds=STOP_SECONDS)
 
     def answers(self) -> bool:
         """Whether the engine answers."""
@@ -54,14 +48,4 @@ class Server(DockerEngine):
         """Take away what a stop leaves, or a kill: containers, mounts, all that it kept."""
         if self._folder.exists():
             self.stop()
-            if self._key_is_ours.exists():
-                KEY.unlink(missing_ok=True)
             shutil.rmtree(self._folder, ignore_errors=True)
-
-    @property
-    def _config(self) -> Path:
-        return self._folder / "daemon.json"
-
-    @property
-    def _key_is_ours(self) -> Path:
-        return self._folder / "key-is-ours"

@@ -41,7 +41,7 @@ PrintMotd no
 X11Forwarding no
 PidFile none
 # SHLVL keeps bash from reading what somebody set up for sessions of their own.
-SetEnv "{mark}={data}" SHLVL=1
+SetEnv "{mark}={data}" SHLVL=1 "LOCKGATE_LOCKS={locks}"
 """
 
 
@@ -103,6 +103,7 @@ def prepare(hosts: Sequence[Host], data: Path) -> None:
                 user=user(),
                 mark=MARK,
                 data=data,
+                locks=folder / "locks",
             )
         )
     _accept(hosts[0].config)
