@@ -184,7 +184,7 @@ def test_the_key_that_an_engine_made_for_itself_ends_with_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch, there: bool
 ) -> None:
     """That of the machine's own engine, which was there before, stays."""
-    monkeypatch.setattr(dockerd_server, "KEY", key := folder / "key.json")
+    monkeypatch.setattr(docker_engine, "KEY", key := folder / "key.json")
     places = places_in(folder, "key")
     key.unlink(missing_ok=True)
     with Owner(places, quiet):
