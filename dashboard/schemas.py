@@ -297,6 +297,7 @@ class Instance(Schema):
     zone: str
     active: bool
     version: str
+    digest: str = Field(description="Of exactly what was verified on it, where one is known.")
     version_at: str | None
     held_out: HeldOut | None
     seen: Seen | None = Field(description="Null until a look since the last deployment.")

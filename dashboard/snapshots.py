@@ -47,6 +47,7 @@ def instance_fields(instance: Instance, held: Target | None) -> Json:
         "zone": instance.zone,
         "active": instance.active,
         "version": instance.version,
+        "digest": instance.digest,
         "version_at": iso(instance.version_at),
         "held_out": held_out_fields(instance.held_out, held) if instance.held_out else None,
     }

@@ -19,6 +19,7 @@ DriverCall = Callable[[Callable[[str], None]], Awaitable[None]]
 SESSIONS_FIRST, SESSIONS_GROWTH, SESSIONS_LONGEST = 0.02, 0.1, 0.5
 OUTPUT_INTERVAL = 1.0  # seconds between two pieces of a driver's output
 SLOW_START_STEPS = 10
+DIGEST_SHOWN = 19  # characters: an algorithm, and 12 digits as Docker shows them
 PUT_BACK_AGAIN = 3  # times, where a balancer that was restarted undoes it
 # Seconds of the lease that must be left for a driver to begin, and below which it is ended: it
 # has to be gone, with all its children, before anybody else may begin.
@@ -274,10 +275,11 @@ class Change:
         await self._see_it_serve()
         status = TargetStatus.ROLLED_BACK if self._back else TargetStatus.HEALTHY
         does = "serves with" if self._weight else "is ready, without traffic, with"
+        what = f"{self._version} ({digest[:DIGEST_SHOWN]})" if digest else self._version
         await self._ports.journal.target(
             self._name,
             status,
-            f"{self._name} {does} {self._version}: {reason}.",
+            f"{self._name} {does} {what}: {reason}.",
             version=self._version,
             digest=digest,
             soon=True,

@@ -3,10 +3,11 @@
 import shutil
 import sys
 
-from dashboard.local import binaries
+from dashboard.local import binaries, packages
 from dashboard.local.docker_engine import DockerEngine
 from dashboard.local.errors import LocalError
 from dashboard.local.places import Places, is_root, make_private
+from dashboard.local.stack import say
 from dashboard.local.supervision import Program
 
 NAME = "dockerd"
@@ -15,13 +16,13 @@ STOP_SECONDS = 30  # its containers have to end before it
 
 
 def check() -> None:
-    """Raise LocalError unless an engine can be started here."""
+    """Have what an engine takes on this machine; raise LocalError where that is not possible."""
     if sys.platform != "linux" or not is_root():
         raise LocalError(
             "A Docker engine of its own can be started by root on Linux alone: run this as root, "
             "or set DOCKER_HOST to the socket of an engine of this machine."
         )
-    binaries.dockerd()
+    packages.provide({"docker.io": binaries.dockerd}, say)
 
 
 class Server(DockerEngine):

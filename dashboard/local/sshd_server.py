@@ -14,9 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dashboard.local import binaries
+from dashboard.local import binaries, packages
 from dashboard.local.errors import LocalError
 from dashboard.local.places import MARK, make_private
+from dashboard.local.stack import say
 from dashboard.local.supervision import Program
 
 GROUP = "sshd"
@@ -110,9 +111,9 @@ def prepare(hosts: Sequence[Host], data: Path) -> None:
 
 
 def check() -> None:
-    """Raise LocalError unless there is all that it takes."""
-    binaries.sshd()
-    binaries.ssh_keygen()
+    """Have all that it takes on this machine; raise LocalError where that is not possible."""
+    programs = {"openssh-server": binaries.sshd, "openssh-client": binaries.ssh_keygen}
+    packages.provide(programs, say)
     name = user()
     # Only root can read this, and only root's sshd minds.
     with suppress(OSError):

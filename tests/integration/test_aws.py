@@ -334,7 +334,7 @@ async def test_a_cancelled_call_has_ended_when_it_returns(cloud: Cloud, one: Bal
     cloud.gate.hung.clear()
     with pytest.raises(asyncio.CancelledError):
         await call
-    assert cloud.gate.answered == 1
+    assert cloud.gate.answered >= len(cloud.gate.operations) >= 1
 
 
 async def test_nobody_there_is_out_of_reach(cloud: Cloud) -> None:

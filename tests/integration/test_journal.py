@@ -120,15 +120,17 @@ def test_a_wish_is_kept_until_a_status_answers_it(
 async def test_the_version_last_verified_is_kept_with_the_instance(
     closed: None, deployment: Deployment
 ) -> None:
-    """In the same transaction as the move of the target."""
+    """In the same transaction as the move of the target, with what names it exactly."""
     writer = await aowned_journal(deployment.id)
     await writer.move(D.IN_PROGRESS, "Started.")
     for status in (T.DRAINING, T.UPDATING, T.HEALTH_CHECKING):
         await writer.target("web-02", status, ".")
-    await writer.target("web-02", T.HEALTHY, "Serves.", version="v2")
+    await writer.target("web-02", T.HEALTHY, "Serves.", version="v2", digest="sha256:12")
     instance = await Instance.objects.aget(name="web-02")
-    assert instance.version == "v2"
+    assert (instance.version, instance.digest) == ("v2", "sha256:12")
     assert instance.version_at is not None
+    target = await deployment.targets.aget(name="web-02")
+    assert target.digest == "sha256:12"
 
 
 def test_events_are_numbered_without_a_gap_by_writers_at_the_same_time(

@@ -97,8 +97,9 @@ def test_keys_are_nobody_elses(host: Host, places: Places) -> None:
 
 def test_one_that_lost_its_supervisor_is_found(host: Host, places: Places) -> None:
     """Though its title hides the mark in its environment."""
-    children = psutil.Process().children(recursive=True)
-    [sshd] = [each for each in children if str(host.config) in " ".join(each.cmdline())]
+    # Others of its processes come and go; of one that is gone nothing is told here.
+    everybody = psutil.process_iter(["cmdline"])
+    [sshd] = [one for one in everybody if str(host.config) in " ".join(one.info["cmdline"] or ())]
     supervisor = sshd.parent()
     assert supervisor is not None
     supervisor.kill()
