@@ -3,12 +3,12 @@ what happened, and reads again. It holds nothing that it could not read again.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 from rollouts import planning, shifting, verdicts, weights
-from rollouts.change import Change, CutShort, run_driver
+from rollouts.change import Change
+from rollouts.everywhere import WATCH_INTERVAL, Everywhere, end
 from rollouts.facts import (
     Approve,
     BalancerReport,
@@ -19,11 +19,10 @@ from rollouts.facts import (
     Rollout,
     Shift,
     Step,
-    Target,
 )
 from rollouts.facts import Change as ChangeStep
 from rollouts.policy import Policy
-from rollouts.ports import BalancerError, DriverError, Interrupted, Ports
+from rollouts.ports import BalancerError, Interrupted, Ports
 from rollouts.rotation import Rotation, bounded, persist
 from rollouts.shifting import full_weights
 from rollouts.states import (
@@ -35,13 +34,9 @@ from rollouts.states import (
     TargetStatus,
 )
 
-WATCH_INTERVAL = 0.5  # seconds between two looks for a wish while something is under way
 BALANCER_INTERVAL = 0.5  # seconds between two looks whether the balancer forgot anything
 TRAFFIC_INTERVAL = 1.0  # seconds between two records of what clients got
 PARKED_FROM = 5.0  # seconds; for a longer wait the worker is given back
-PREPARED_AT_ONCE = 20  # instances
-PREFLIGHT_TIMEOUT = 20.0  # seconds for what a driver looks at on one instance
-FINISH_TIMEOUT = 30.0  # seconds for what a driver lets go of on one instance
 
 Tasks = dict[str, asyncio.Task[None]]
 
@@ -54,6 +49,7 @@ class Engine:
         self._journal = ports.journal
         self._rotation = Rotation(ports.balancer, ports.lease)
         self._shifting = shifting.Shifting(ports, self._rotation)
+        self._everywhere = Everywhere(ports, self._going_on)
         self._unhealthy: frozenset[str] | None = None  # not known yet
         self._following: list[asyncio.Task[None]] = []
         self._looked = False  # at the traffic, by this engine
@@ -81,7 +77,7 @@ class Engine:
             while await self._advance_unless_ended():
                 pass
         finally:
-            await _end(self._following)
+            await end(self._following)
 
     async def _resume_weights(self) -> None:
         """Want the weights that whoever drove the deployment before had set; raise BalancerError.
@@ -144,7 +140,7 @@ class Engine:
                     if not survey.done() and await self._going_on() is None:
                         return None
             finally:
-                await _end([survey])
+                await end([survey])
             self._unhealthy = survey.result()
         return self._unhealthy
 
@@ -180,7 +176,7 @@ class Engine:
                 f"Nothing was touched: the balancer did not answer ({error}).",
             )
             return
-        if (missing := await self._missed_before(rollout)) is None:
+        if (missing := await self._everywhere.missed(rollout)) is None:
             return
         if missing:
             words = f"Nothing was touched: {planning.names(missing, 3)}."
@@ -201,31 +197,6 @@ class Engine:
         if unhealthy:
             names = planning.names(sorted(unhealthy))
             await self._journal.note(f"Unhealthy before the start, counted as out: {names}.")
-
-    async def _missed_before(self, rollout: Rollout) -> list[str] | None:
-        """Return what the drivers miss on the instances; None where a wish comes between."""
-        if not rollout.policy.preflight:
-            return []
-        places = asyncio.Semaphore(PREPARED_AT_ONCE)
-        driver = self._ports.driver
-
-        async def ask(target: Target) -> list[str]:
-            name = target.instance.name
-            try:
-                async with places, asyncio.timeout(PREFLIGHT_TIMEOUT):
-                    ticks = await driver.preflight(target.instance, target.old_version)
-            except TimeoutError:
-                return [f"{name}: no answer within {PREFLIGHT_TIMEOUT:g} s"]
-            return [f"{name}: not {tick.what}: {tick.detail}" for tick in ticks if tick.ok is False]
-
-        asking = [asyncio.create_task(ask(target)) for target in rollout.targets]
-        try:
-            while (await asyncio.wait(asking, timeout=WATCH_INTERVAL))[1]:
-                if await self._going_on() is None:
-                    return None
-        finally:
-            await _end(asking)
-        return [words for task in asking for words in task.result()]
 
     async def _take(self, rollout: Rollout, cursor: int, step: Step) -> None:
         match step:
@@ -295,7 +266,7 @@ class Engine:
 
         Nothing of this engine's may act any more then: the next owner may come at once.
         """
-        await _end(self._following)
+        await end(self._following)
         parked = await self._journal.park(until, rollout.wish)
         if not parked:
             self._follow()
@@ -309,46 +280,12 @@ class Engine:
 
     async def _prepare(self, rollout: Rollout, cursor: int) -> None:
         """Have the driver fetch the version everywhere; a failure touches nothing."""
-        places = asyncio.Semaphore(PREPARED_AT_ONCE)
-        driver, left = self._ports.driver, self._ports.lease.left
-        timeout = rollout.policy.update_timeout
-
-        async def prepare(name: str) -> None:
-            instance, version = rollout.target(name).instance, rollout.version
-            while True:
-                with suppress(CutShort):
-                    async with places:
-                        await run_driver(
-                            self._ports,
-                            name,
-                            timeout,
-                            lambda output: driver.prepare(instance, version, output, left),
-                        )
-                    return
-
-        tasks: Tasks = {
-            target.instance.name: asyncio.create_task(prepare(target.instance.name))
-            for target in rollout.targets
-        }
-        try:
-            while not all(task.done() for task in tasks.values()):
-                await self._wait(tasks)
-                if await self._going_on() is None:
-                    return
-        finally:
-            await _end(tasks.values())
-        for name, task in tasks.items():
-            error = task.exception()
-            if isinstance(error, DriverError | TimeoutError):
-                why = str(error) or f"longer than {timeout:g} s"
-                await self._journal.move(
-                    DeploymentStatus.FAILED,
-                    f"Nothing was touched: {name} could not be prepared: {why}.",
-                )
-                return
-            if error is not None:
-                raise error
-        await self._journal.step(cursor + 1, None, "All instances are prepared.")
+        failed = await self._everywhere.prepare(rollout)
+        if failed:
+            words = f"Nothing was touched: {failed[0]}."
+            await self._journal.move(DeploymentStatus.FAILED, words)
+        elif failed is not None:
+            await self._journal.step(cursor + 1, None, "All instances are prepared.")
 
     async def _change(self, rollout: Rollout, cursor: int, step: ChangeStep) -> None:
         """Change the targets of a batch at the same time, as many as may be out."""
@@ -373,7 +310,7 @@ class Engine:
                     tasks.pop(name).result()
                 current = await self._going_on()
         finally:
-            await _end(tasks.values())
+            await end(tasks.values())
 
     async def _admit(
         self, rollout: Rollout, step: ChangeStep, waiting: list[str], tasks: Tasks, told: str
@@ -445,36 +382,14 @@ class Engine:
                 )
                 # Whoever was to drain it may have died before.
                 self._rotation.want_out(target.instance.server)
-        await _end(self._following)  # what it is telling the balancer is told by the last look
+        await end(self._following)  # what it is telling the balancer is told by the last look
         await self._look_last()
-        await self._let_go(rollout)
+        await self._everywhere.let_go(rollout)
         try:
             await self._journal.move(status, reason)
         except Interrupted:
             self._follow()
             raise
-
-    async def _let_go(self, rollout: Rollout) -> None:
-        """Have the driver let go of what it kept for the way back of those that need none."""
-        places = asyncio.Semaphore(PREPARED_AT_ONCE)
-        driver, left = self._ports.driver, self._ports.lease.left
-
-        async def finish(target: Target) -> None:
-            name = target.instance.name
-            try:
-                async with places:
-                    await run_driver(
-                        self._ports,
-                        name,
-                        FINISH_TIMEOUT,
-                        lambda output: driver.finish(target.instance, output, left),
-                    )
-            except (DriverError, TimeoutError, CutShort) as error:
-                why = str(error) or f"not done within {FINISH_TIMEOUT:g} s"
-                await self._journal.note(f"{name}: what was kept for the way back is left: {why}.")
-
-        well = [one for one in rollout.targets if one.touched and one.status in SERVING]
-        await asyncio.gather(*(finish(target) for target in well))
 
     def _follow(self) -> None:
         self._following = [asyncio.create_task(self._follow_balancer())]
@@ -510,14 +425,6 @@ class Engine:
         """Leave the balancer knowing who serves and who is held out, where it can be reached."""
         with suppress(BalancerError):
             await self._journal.traffic(await persist(self._look))
-
-
-async def _end(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancel what still runs, and wait until it has ended what it began."""
-    running = list(tasks)
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
 
 
 def _batch_words(rollout: Rollout, step: ChangeStep) -> str:

@@ -115,7 +115,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "two",
         (
             "                    await self._journal.step(cursor + 1, None, _batch_words(",
-            "                    await self._let_go(rollout)\n"
+            "                    await self._everywhere.let_go(rollout)\n"
             "                    await self._journal.step(cursor + 1, None, _batch_words(",
         ),
     ),
@@ -243,7 +243,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "engine",
         "canary with errors",
         (
-            "        await _end(self._following)\n        parked",
+            "        await end(self._following)\n        parked",
             "        parked",
         ),
     ),
