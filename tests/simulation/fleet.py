@@ -110,6 +110,7 @@ class Fleet:
         self.counts_sessions = True
         self.driver_lies: set[str] = set()  # says that it gave a version, and did nothing
         self.prepare_fails: set[str] = set()
+        self.misses: set[str] = set()  # where the driver finds no host before the start
         self.update_seconds = 1.0
         self._counted_at = START
         self._written: list[tuple[float, dict[str, Saved]]] = []

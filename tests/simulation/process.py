@@ -360,7 +360,8 @@ class Process:
 
     async def preflight(self, instance: Instance, old_version: str) -> Sequence[Tick]:
         async def act() -> Sequence[Tick]:
-            return ()
+            there = instance.name not in self.world.misses
+            return (Tick("host reachable", there, "no route"), Tick("old version there", None))
 
         return await self.call(f"preflight {instance.name}", act)
 

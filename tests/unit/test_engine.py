@@ -57,6 +57,23 @@ def test_a_failure_to_prepare_touches_nothing() -> None:
     assert not any(line.startswith(("drain", "update")) for line in world.log)
 
 
+def test_what_is_missed_before_the_start_touches_nothing() -> None:
+    """Instance and cause are named; what could not be told (None) holds nobody back."""
+    world = World(4, preflight=True)
+    world.misses = {"web-03"}
+    end = run(world.deploy())
+    assert end.status is D.FAILED
+    assert end.reason == "Nothing was touched: web-03: not host reachable: no route."
+    assert not any(line.startswith(("prepare", "drain", "update")) for line in world.log)
+
+
+def test_the_look_before_the_start_can_be_switched_off() -> None:
+    """For a fleet that a deployment is to cure."""
+    world = World(4, preflight=False)
+    world.misses = {"web-03"}
+    assert run(world.deploy()).status is D.COMPLETED
+
+
 def test_a_bad_version_is_caught_on_the_first_batch_and_rolled_back() -> None:
     """Two of twenty see the bad version; all twenty run the old one at the end."""
     world = World(20)
