@@ -56,6 +56,8 @@ bench: setup ## Engine against a minimal script, on the same fleet
 
 soak: setup ## Faults by chance, for long: real kills, people, the simulation (KILLS=60 MINUTES=5)
 	$(BIN)/python -m tests.acceptance.soak --kills $(KILLS)
+	$(BIN)/python -m tests.acceptance.soak --driver ssh --kills $(KILLS)
+	$(BIN)/python -m tests.acceptance.soak --driver docker --kills $(KILLS)
 	HYPOTHESIS_PROFILE=operators-soak $(BIN)/python -m pytest tests/integration/test_operators.py
 	$(BIN)/python -m tests.simulation --minutes $(MINUTES)
 

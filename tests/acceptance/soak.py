@@ -100,7 +100,8 @@ class Failed(Exception):
 def one(demo: Demo, number: int, chance: random.Random, tally: Tally) -> None:
     """Run one deployment with its kills; raise Failed."""
     demo.whole()
-    version = f"s{number}" + chance.choice(["", "", "", "-unhealthy", "-crash"])
+    # The demo's engine has images of these.
+    version = f"v{2 + number % 8}" + chance.choice(["", "", "", "-unhealthy", "-crash"])
     before = demo.settled()
     old = demo.versions()
     deployment = demo.start(version, **POLICY)
@@ -222,10 +223,12 @@ def main() -> int:
     )
     parser.add_argument("--kills", type=int, default=60, help="at least so many")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of what is chosen")
+    parser.add_argument("--driver", default="command", help="of the demo")
     chosen = parser.parse_args()
     console.print(f"seed {chosen.seed}")
     chance, tally = random.Random(chosen.seed), Tally()
-    with running_demo("--instances", str(INSTANCES), "--rate", str(RATE)) as demo:
+    size = ("--instances", str(INSTANCES), "--rate", str(RATE))
+    with running_demo(*size, "--driver", chosen.driver) as demo:
         number = 0
         try:
             while sum(tally.kills.values()) < chosen.kills:
