@@ -382,9 +382,9 @@ class Engine:
                 )
                 # Whoever was to drain it may have died before.
                 self._rotation.want_out(target.instance.server)
+        await self._everywhere.let_go(rollout)
         await end(self._following)  # what it is telling the balancer is told by the last look
         await self._look_last()
-        await self._everywhere.let_go(rollout)
         try:
             await self._journal.move(status, reason)
         except Interrupted:

@@ -109,7 +109,8 @@ class Checks:
         name = machine.name
         world = self._world
         target = world.target_of(name)
-        served_before = machine.recalled and self.may_serve(target)
+        # What serves, or is without traffic by its weight, may be told to be ready again.
+        served_before = machine.recalled and (self.may_serve(target) or not machine.weight)
         if not machine.out or served_before:
             return
         self.that(world.well(machine), f"S4: {name} enters rotation though it is not well")
@@ -157,8 +158,13 @@ class Checks:
         return not changing and target.status is not T.FAILED
 
     def forgotten_just_now(self, machine: Machine) -> bool:
-        """Whether the balancer lost what it knew so shortly ago that nobody could tell it."""
-        return self.just_now(machine.last_forgotten)
+        """Whether the balancer lost what it knew when nobody could tell it any more.
+
+        That was just now, or after the last look of a deployment that has ended.
+        """
+        world = self._world
+        over = world.rollout.status in TERMINAL and machine.last_forgotten >= world.looked_at
+        return over or self.just_now(machine.last_forgotten)
 
     def just_now(self, moment: float) -> bool:
         """Whether it was so shortly ago, or before the end, that nobody could do anything."""
@@ -232,7 +238,8 @@ class Checks:
         world, rollout = self._world, self._world.rollout
         passing = not world.driver_failed and world.bad_answers < world.policy.health_check_retries
         held_up = sum(one.seconds for one in world.faults.values() if one.kind in HOLDING_UP)
-        passing = passing and held_up < world.policy.progress_deadline
+        patience = world.policy.healthy_deadline if world.bad_answers else float("inf")
+        passing = passing and held_up < min(world.policy.progress_deadline, patience)
         if not passing or (rollout.wish is not None and rollout.wish.ends):
             return
         if rollout.version in world.errors_of and not world.shares.promoted:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rollouts import lease
 from rollouts.engine import Engine
+from rollouts.everywhere import PREFLIGHT_TIMEOUT
 from rollouts.facts import Answer, BalancerReport, Instance, Running, ServerState, Tick, Wish
 from rollouts.lease import Lease
 from rollouts.ports import BalancerError, BalancerUnreachable, DriverError, LeaseLost, Ports
@@ -179,6 +180,8 @@ class Process:
     async def _slow_down(self, fault: Fault, what: str) -> None:
         match fault.kind:
             case "slow":
+                late = what.startswith("preflight") and fault.seconds >= PREFLIGHT_TIMEOUT
+                self.world.driver_failed |= late
                 await asyncio.sleep(fault.seconds)
             case "hang" if what.startswith("ask"):
                 await asyncio.sleep(self.world.policy.health_check_timeout)
@@ -234,6 +237,7 @@ class Process:
             if self.now() < self.world.balancer_away_until:
                 raise BalancerUnreachable("no answer within 2 s")
             self.seen = self.world.reported()
+            self.world.looked_at = self.now()
             return self.seen
 
         return await self.call("report", act)

@@ -85,6 +85,7 @@ class World(Fleet):
             {**short, "strategy": strategy, "analysis": judging, **policy}, total=count
         )
         self.ended_at = float("inf")
+        self.looked_at = 0.0  # at the balancer, by whoever
         self.balancer_away_until = 0.0
         self.log: list[str] = []
         self.most_out = 0
