@@ -69,6 +69,8 @@ class Engine:
                 self._rotation.want_out(target.instance.server)
             elif target.status in SERVING:
                 self._rotation.want_in(target.instance.server)
+        for server in planning.retired(rollout):
+            self._rotation.want_out(server)
         self._knows_weights = not (weights.steered(rollout) or rollout.policy.slow_start)
         with suppress(BalancerError):  # then the next look finds them
             await self._resume_weights()

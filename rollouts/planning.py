@@ -297,6 +297,12 @@ def way_back(rollout: Rollout, *, everything: bool) -> tuple[Step, ...]:
     return (Shift(0), *changes, Restore())
 
 
+def retired(rollout: Rollout) -> tuple[str, ...]:
+    """Return the servers of the old slot, once they were taken out of rotation for good."""
+    done = () if rollout.going_back else rollout.plan[: rollout.cursor]
+    return tuple(name for step in done if isinstance(step, Retire) for name in step.old)
+
+
 def _begun_shift(rollout: Rollout) -> Shift | None:
     """Return the last shift that was done, or may have been; None where none was begun."""
     begun = rollout.plan[: rollout.cursor + 1]

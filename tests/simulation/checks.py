@@ -237,7 +237,9 @@ class Checks:
         """
         world, rollout = self._world, self._world.rollout
         passing = not world.driver_failed and world.bad_answers < world.policy.health_check_retries
-        held_up = sum(one.seconds for one in world.faults.values() if one.kind in HOLDING_UP)
+        faults = world.faults.values()
+        held_up = sum(one.seconds for one in faults if one.kind in HOLDING_UP)
+        held_up += TAKEN_OVER_WITHIN * sum(one.kind.startswith("crash") for one in faults)
         patience = world.policy.healthy_deadline if world.bad_answers else float("inf")
         passing = passing and held_up < min(world.policy.progress_deadline, patience)
         if not passing or (rollout.wish is not None and rollout.wish.ends):

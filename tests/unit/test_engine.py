@@ -1,11 +1,14 @@
 """The engine on a world in memory: what a rolling deployment does, and how each trouble ends."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from rollouts.facts import Bake, ServerState, Wish
+from rollouts import planning
+from rollouts.facts import Bake, Retire, ServerState, Wish
 from rollouts.states import DeploymentStatus, TargetStatus
+from tests.simulation.faults import FLEETS
 from tests.simulation.loop import START, run
 from tests.simulation.process import Process
 from tests.simulation.world import World
@@ -432,3 +435,14 @@ def test_a_deployment_that_has_ended_is_left_alone() -> None:
 
     run(again())
     assert world.log == done
+
+
+def test_whoever_takes_over_knows_that_the_old_slot_is_retired() -> None:
+    """Its servers are wanted out from the step that took them out, unless it all goes back."""
+    world = FLEETS["retired slot"]()
+    rollout = world.rollout
+    [step] = [place for place, one in enumerate(rollout.plan) if isinstance(one, Retire)]
+    assert planning.retired(replace(rollout, cursor=step)) == ()
+    after = replace(rollout, cursor=step + 1)
+    assert planning.retired(after) == ("web-01",)
+    assert planning.retired(replace(after, way_back=())) == ()
