@@ -203,7 +203,7 @@ def command(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     clean = {
         key: value
         for key, value in os.environ.items()
-        if key not in {"DATABASE_URL", "REDIS_URL", "SECRET_KEY", "ALLOWED_HOSTS"}
+        if key not in {"DATABASE_URL", "REDIS_URL", "SECRET_KEY", "ALLOWED_HOSTS", "DOCKER_HOST"}
     }
     process = subprocess.Popen(
         [sys.executable, "manage.py", *words],
