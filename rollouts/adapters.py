@@ -41,6 +41,10 @@ class NoHosts:
 NOBODY_MET = NoHosts()
 
 
+def anywhere(address: str) -> None:
+    """Refuse no IP address."""
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """What an adapter may know beside its own settings.
@@ -53,7 +57,7 @@ class Surroundings:
     instances: tuple[Instance, ...] = ()
     known_hosts: KnownHosts = NOBODY_MET
     deployment: str = ""
-    refuses: Callable[[str], str | None] = lambda address: None
+    refuses: Callable[[str], str | None] = anywhere
 
 
 NOWHERE = Surroundings()  # where settings are only checked

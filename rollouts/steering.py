@@ -10,6 +10,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 
 from rollouts import jobs, journal
+from rollouts.adapters import SettingsError
 from rollouts.facts import BalancerReport
 from rollouts.models import ACTIVE_VALUES, Instance, Service
 from rollouts.policy import Policy, PolicyError, parse
@@ -104,7 +105,7 @@ async def _steer(
             if out and (why := _leaves_none(await at.balancer.report(), instances)):
                 return {one.name: why for one in instances}
             await asyncio.gather(*(one(at, instance) for instance in instances))
-    except BalancerError as error:
+    except (BalancerError, SettingsError) as error:
         return {one.name: str(error) for one in instances}
     except TimeoutError:
         pass

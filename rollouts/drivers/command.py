@@ -24,17 +24,16 @@ from rollouts.adapters import (
 )
 from rollouts.drivers.leashed import Leashed
 from rollouts.drivers.output import LineSink, failure
+from rollouts.drivers.programs import PROGRAMS, Programs, running_of
 from rollouts.drivers.templates import check_arguments, fill, values
 from rollouts.facts import Instance, Running, Tick
-from rollouts.ports import Driver, DriverError
+from rollouts.ports import DriverError
 
 LINGER = 0.5  # seconds that output may come on after the program's exit
 ANSWER_TIMEOUT = 5.0  # seconds for a program that is asked something and changes nothing
-MAX_VERSION = 128  # characters; no version is longer
-PROGRAMS = ("update", "prepare", "rollback", "version", "artifact")
 
 
-class Command(Driver):
+class Command(Programs):
     """`programs` are argument lists with placeholders, by what they are for; see PROGRAMS."""
 
     def __init__(
@@ -43,7 +42,7 @@ class Command(Driver):
         env: Mapping[str, str] | None = None,
         directory: str | None = None,
     ) -> None:
-        self._programs = dict(programs)
+        super().__init__(programs)
         self._env = dict(env or {})
         self._directory = directory
 
@@ -67,43 +66,6 @@ class Command(Driver):
         programs = {key: raw[key] for key in PROGRAMS if key in raw}
         return cls(programs, raw.get("env"), raw.get("directory"))
 
-    async def prepare(
-        self,
-        instance: Instance,
-        version: str,
-        output: Callable[[str], None],
-        left: Callable[[], float],
-    ) -> None:
-        """Run the `prepare` command, where there is one; raise DriverError if it fails."""
-        if "prepare" in self._programs:
-            await self._run("prepare", instance, version, output, left)
-
-    async def update(
-        self,
-        instance: Instance,
-        version: str,
-        output: Callable[[str], None],
-        left: Callable[[], float],
-    ) -> None:
-        """Run the `update` command; raise DriverError if it fails or can't be started."""
-        await self._run("update", instance, version, output, left)
-
-    async def roll_back(
-        self,
-        instance: Instance,
-        version: str,
-        output: Callable[[str], None],
-        left: Callable[[], float],
-    ) -> None:
-        """Run the `rollback` command, or `update` where there is none; raise DriverError."""
-        key = "rollback" if "rollback" in self._programs else "update"
-        await self._run(key, instance, version, output, left)
-
-    @property
-    def reports_version(self) -> bool:
-        """Whether there is a `version` command."""
-        return "version" in self._programs
-
     async def running(self, instance: Instance) -> Running:
         """Return the first line that the `version` command prints; raise DriverError."""
         lines: list[str] = []
@@ -111,12 +73,7 @@ class Command(Driver):
             await self._ask("version", instance, "", LineSink(lines.append))
         except TimeoutError as error:
             raise DriverError(f"the version command: {error}") from error
-        version = lines[0].strip() if lines else ""
-        if not 1 <= len(version) <= MAX_VERSION:
-            raise DriverError(
-                f"the version command printed no version (1 to {MAX_VERSION} characters)"
-            )
-        return Running(version)
+        return running_of(lines[0] if lines else "")
 
     async def preflight(self, instance: Instance, old_version: str) -> Sequence[Tick]:
         """Return whether all programs are there, and whether `artifact` finds `old_version`."""

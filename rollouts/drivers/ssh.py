@@ -11,9 +11,10 @@ from typing import Any
 
 from rollouts.adapters import SettingsError, Surroundings, checked, wrong_keys
 from rollouts.drivers.output import LineSink, clean, failure
+from rollouts.drivers.programs import PROGRAMS, Programs, running_of
 from rollouts.drivers.templates import check_arguments, fill, values
 from rollouts.facts import Instance, Running, Tick
-from rollouts.ports import Driver, DriverError
+from rollouts.ports import DriverError
 from rollouts.ssh import (
     Completed,
     HostKeyRefused,
@@ -24,23 +25,21 @@ from rollouts.ssh import (
     SshUnreachable,
 )
 
-PROGRAMS = ("update", "prepare", "rollback", "version", "artifact")
 ANSWER_TIMEOUT = 5.0  # seconds for a command that only looks
 PREFLIGHT_TIMEOUT = 15.0  # seconds: a connection and two commands that only look, at worst
-MAX_VERSION = 128  # characters; no version is longer
 NOT_FOUND = 127  # the exit status of a shell that does not find a program
 
 REACHABLE, HOST_KEY, LOGIN, TOOLS = "host reachable", "host key confirmed", "login", "tools"
 OLD_VERSION = "old version there"
 
 
-class SshDriver(Driver):
+class SshDriver(Programs):
     """`programs` are argument lists with placeholders, by the key of PROGRAMS."""
 
     def __init__(
         self, programs: Mapping[str, Sequence[str]], settings: SshSettings, ssh: Ssh
     ) -> None:
-        self._programs = dict(programs)
+        super().__init__(programs)
         self._settings = settings
         self._ssh = ssh
 
@@ -59,43 +58,6 @@ class SshDriver(Driver):
         programs = {key: raw[key] for key in PROGRAMS if key in raw}
         return cls(programs, settings, Ssh(settings, surroundings.known_hosts))
 
-    async def prepare(
-        self,
-        instance: Instance,
-        version: str,
-        output: Callable[[str], None],
-        left: Callable[[], float],
-    ) -> None:
-        """Run the `prepare` command, where there is one; raise DriverError if it fails."""
-        if "prepare" in self._programs:
-            await self._keep("prepare", instance, version, output, left)
-
-    async def update(
-        self,
-        instance: Instance,
-        version: str,
-        output: Callable[[str], None],
-        left: Callable[[], float],
-    ) -> None:
-        """Run the `update` command; raise DriverError if it fails or can't be started."""
-        await self._keep("update", instance, version, output, left)
-
-    async def roll_back(
-        self,
-        instance: Instance,
-        version: str,
-        output: Callable[[str], None],
-        left: Callable[[], float],
-    ) -> None:
-        """Run the `rollback` command, or `update` where there is none; raise DriverError."""
-        key = "rollback" if "rollback" in self._programs else "update"
-        await self._keep(key, instance, version, output, left)
-
-    @property
-    def reports_version(self) -> bool:
-        """Whether there is a `version` command."""
-        return "version" in self._programs
-
     async def running(self, instance: Instance) -> Running:
         """Return the first line that the `version` command prints; raise DriverError."""
         try:
@@ -104,12 +66,7 @@ class SshDriver(Driver):
             raise DriverError(f"the version command: {error}") from error
         if answer.status != 0:
             raise DriverError(f"the version command: {self._failure_of(answer)}")
-        version = clean(answer.stdout.partition(b"\n")[0]).strip()
-        if not 1 <= len(version) <= MAX_VERSION:
-            raise DriverError(
-                f"the version command printed no version (1 to {MAX_VERSION} characters)"
-            )
-        return Running(version)
+        return running_of(clean(answer.stdout.partition(b"\n")[0]))
 
     async def preflight(self, instance: Instance, old_version: str) -> Sequence[Tick]:
         """Return whether the host can be reached and used, and whether `old_version` is there."""
@@ -184,7 +141,7 @@ class SshDriver(Driver):
         host = self._settings.host_of(instance)
         return await self._ssh.run(host, arguments, timeout=ANSWER_TIMEOUT)
 
-    async def _keep(
+    async def _run(
         self,
         key: str,
         instance: Instance,

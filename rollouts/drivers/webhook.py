@@ -25,6 +25,7 @@ from rollouts.drivers.templates import check_template, fill, values
 from rollouts.drivers.webhook_client import AgentError, Client, Reply, is_local, refused, shown
 from rollouts.facts import Instance, Running, Tick
 from rollouts.ports import Driver, DriverError
+from rollouts.probes import MAX_VERSION
 
 TIMEOUT = 10.0  # seconds for one request, where not set
 MAX_TIMEOUT = 60.0
@@ -34,7 +35,6 @@ FIRST_PAUSE, MAX_PAUSE = 0.2, 5.0  # seconds between two requests; they grow by 
 # Busy with other work of this instance, too early, too many, and whatever is the agent's fault.
 AGAIN = frozenset({409, 425, 429, *range(500, 600)})
 ACTIONS = ("update", "roll_back", "prepare", "finish")
-MAX_VERSION = 128  # characters; no version is longer
 
 _URL = re.compile(r"(https?)://([^/?#\s]+)([/?][!\"$-~]*)?")
 

@@ -148,6 +148,14 @@ def test_a_balancer_out_of_reach_is_an_error_for_each_server(admin: Client, shop
     assert told[0].startswith("shop/web-01 (web-01):")
 
 
+def test_settings_that_are_wrong_by_now_are_told_for_each(admin: Client, shop: Service) -> None:
+    """Such as those of an adapter whose package is gone: a sentence, not an error page."""
+    Service.objects.filter(pk=shop.pk).update(balancer={"kind": "gone"})
+    told = messages(act(admin, "take_out_of_rotation", list(shop.instances.all())[:2]))
+    assert len(told) == 2
+    assert all("balancer.kind: must be one of" in words for words in told)
+
+
 def test_no_deployment_starts_while_somebody_steers(
     fleet: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
