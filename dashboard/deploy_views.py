@@ -10,8 +10,9 @@ from django.views.decorators.http import require_http_methods
 from dashboard import screens, snapshots, stages
 from dashboard.access import DEPLOY
 from dashboard.forms import DeployForm, differences, seen_of
+from dashboard.rows import halves, service_row
 from dashboard.times import duration
-from dashboard.views import actor, allowed, halves, service_row
+from dashboard.views import actor, allowed
 from rollouts import actions
 from rollouts.models import Deployment, Service
 from rollouts.planning import names, steps_to_json

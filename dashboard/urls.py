@@ -12,7 +12,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern, include, path
 
-from dashboard import deploy_views, fleet_views, held_views, views
+from dashboard import deploy_views, fleet_views, held_views, overview_views, views
 from dashboard.fleet_api import api
 
 View = Callable[..., HttpResponseBase]
@@ -41,7 +41,7 @@ def guarded(patterns: list[URLPattern]) -> list[URLPattern]:
 handler404 = "dashboard.views.not_found"
 
 urlpatterns = [
-    path("", views.overview, name="overview"),
+    path("", overview_views.overview, name="overview"),
     path("services/<slug:name>/", views.service, name="service"),
     path("services/<slug:name>/deploy/", deploy_views.deploy, name="deploy"),
     path("services/<slug:name>/plan/", deploy_views.plan, name="plan"),

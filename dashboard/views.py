@@ -14,8 +14,9 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 from django.views.defaults import page_not_found
 
-from dashboard import attention, problems, screens, snapshots, stages, traffic
+from dashboard import problems, screens, snapshots, stages, traffic
 from dashboard.access import DEPLOY, VIEW_DEPLOYMENT, VIEW_SERVICE
+from dashboard.rows import service_row
 from dashboard.times import moment
 from rollouts import actions
 from rollouts.models import Deployment, Event, HealthCheck, Service
@@ -88,32 +89,6 @@ def queues(request: HttpRequest, rest: str = "") -> HttpResponseBase:
 
 @require_GET
 @allowed(VIEW_DEPLOYMENT, VIEW_SERVICE)
-def overview(request: HttpRequest) -> HttpResponseBase:
-    """Show what needs attention, what runs, and every service."""
-    held = snapshots.overview()
-    now = timezone.now()
-    query = request.GET.get("q", "").strip()[:100]
-    services = [service_row(service) for service in held["services"]]
-    running = held["deployments"]
-    context = {
-        "notices": [
-            *attention.machinery(),
-            *attention.of_deployments(running, now),
-            *attention.of_services(held["services"]),
-        ],
-        "cards": [screens.card(one, now) for one in running],
-        "services": [row for row in services if query.lower() in row["name"].lower()],
-        "any_service": bool(services),
-        "any_instance": any(row["total"] for row in services),
-        "query": query,
-        "may_deploy": may_deploy(request),
-        "page": {**_page(), "deployments": running},
-    }
-    return render(request, "overview.html", context)
-
-
-@require_GET
-@allowed(VIEW_DEPLOYMENT, VIEW_SERVICE)
 def service(request: HttpRequest, name: str) -> HttpResponseBase:
     """Show what runs now, on which instances, and what was deployed before."""
     found = actions.service_named(name)
@@ -137,7 +112,7 @@ def service(request: HttpRequest, name: str) -> HttpResponseBase:
         "history": history,
         "may_deploy": may_deploy(request),
         "swap_open": "swap" in request.GET,
-        "page": {**_page(), "service": name, "deployments": _plain(running)},
+        "page": {**live_page(), "service": name, "deployments": _plain(running)},
     }
     return render(request, "service.html", context)
 
@@ -165,44 +140,6 @@ def _differs(instance: Mapping[str, Any], service: Mapping[str, Any]) -> bool:
     versions = service["slots"].get(instance["slot"]) or service["versions"]
     most = max(versions, key=lambda version: versions[version], default="")
     return bool(instance["active"]) and instance["version"] != most
-
-
-def service_row(service: Mapping[str, Any]) -> Json:
-    """Return what the overview shows of a service."""
-    last = service["last_deployment"]
-    look = screens.DEPLOYMENTS.get(last["status"]) if last else None
-    return {
-        **service,
-        "mix": mix(service["versions"]),
-        "halves": halves(service),
-        "last": {**last, "look": look, "moment": moment(last["created_at"])} if last else None,
-        "until": moment(service["lock"]["until"]),
-        "looked_moment": moment(service["looked_at"]),
-    }
-
-
-def mix(versions: Mapping[str, int]) -> list[Json]:
-    """Return versions with how many instances run each, most first."""
-    most_first = sorted(versions.items(), key=lambda pair: -pair[1])
-    return [{"version": version or "?", "count": count} for version, count in most_first]
-
-
-def halves(service: Mapping[str, Any]) -> list[Json]:
-    """Return the two slots, the live one first; nothing where the service has not both."""
-    slots, live = service["slots"], service["live_slot"]
-    if len(slots) < 2:
-        return []
-    return [
-        {
-            "slot": slot,
-            "live": slot == live,
-            "idle": bool(live) and slot != live,
-            "mix": mix(slots[slot]),
-            "total": sum(slots[slot].values()),
-            "words": " and ".join(version or "?" for version in slots[slot]),
-        }
-        for slot in sorted(slots, key=lambda slot: (slot != live, slot))
-    ]
 
 
 @require_GET
@@ -242,7 +179,7 @@ def _deployment_page(
         "problem": problem,
         "may_deploy": may_deploy(request),
         "page": {
-            **_page(),
+            **live_page(),
             "snapshot": held,
             # Their patches are in the snapshot already.
             "events": [{**event, "patch": {}} for event in log],
@@ -252,7 +189,7 @@ def _deployment_page(
     return render(request, "deployment.html", context, status=status)
 
 
-def _page() -> Json:
+def live_page() -> Json:
     """Return what every live page's scripts start from."""
     return {"now": timezone.now().isoformat(), "vocabulary": screens.vocabulary()}
 
