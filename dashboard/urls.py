@@ -12,7 +12,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern, include, path
 
-from dashboard import deploy_views, fleet_views, held_views, overview_views, views
+from dashboard import deploy_views, fleet_views, held_views, overview_views, service_views, views
 from dashboard.fleet_api import api
 
 View = Callable[..., HttpResponseBase]
@@ -42,11 +42,11 @@ handler404 = "dashboard.views.not_found"
 
 urlpatterns = [
     path("", overview_views.overview, name="overview"),
-    path("services/<slug:name>/", views.service, name="service"),
+    path("services/<slug:name>/", service_views.service, name="service"),
     path("services/<slug:name>/deploy/", deploy_views.deploy, name="deploy"),
     path("services/<slug:name>/plan/", deploy_views.plan, name="plan"),
     path("services/<slug:name>/check/", fleet_views.check, name="check"),
-    path("services/<slug:name>/swap/", views.swap, name="swap"),
+    path("services/<slug:name>/swap/", service_views.swap, name="swap"),
     path("services/<slug:name>/retry/<slug:instance>/", held_views.retry, name="retry"),
     path("services/<slug:name>/release/<slug:instance>/", held_views.release, name="release"),
     path("deployments/<slug:deployment_id>/", views.deployment, name="deployment"),

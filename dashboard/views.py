@@ -1,6 +1,6 @@
 """Pages and buttons. A page is drawn from a snapshot; a button calls one action."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import wraps
 from http import HTTPStatus
 from typing import Any
@@ -14,24 +14,18 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 from django.views.defaults import page_not_found
 
-from dashboard import problems, screens, snapshots, stages, traffic
-from dashboard.access import DEPLOY, VIEW_DEPLOYMENT, VIEW_SERVICE
-from dashboard.rows import service_row
+from dashboard import problems, screens, stages, traffic
+from dashboard.access import DEPLOY, VIEW_DEPLOYMENT
 from dashboard.times import moment
 from rollouts import actions
-from rollouts.models import Deployment, Event, HealthCheck, Service
-from rollouts.snapshots import check_fields, event_fields, one_moment, snapshot, summaries
+from rollouts.models import Deployment, Event, Service
+from rollouts.snapshots import event_fields, one_moment, snapshot
 
 Json = dict[str, Any]
 View = Callable[..., HttpResponseBase]
 
 LOG_SHOWN = 300  # last events in a page; the rest is fetched on demand
-HISTORY_SHOWN = 25
 DIALOGS = ("stop", "promote", "back")  # of a deployment's page, opened by the address
-CARD_KEYS = (
-    *("id", "service", "version", "previous_version", "strategy", "status", "progress", "seq"),
-    *("step", "approvals", "wish", "traffic", "started_at", "created_at"),
-)
 
 
 def allowed(*rights: str) -> Callable[[View], View]:
@@ -85,61 +79,6 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 def queues(request: HttpRequest, rest: str = "") -> HttpResponseBase:
     """Send on to where the queue's pages are."""
     return redirect("django_rq:home")
-
-
-@require_GET
-@allowed(VIEW_DEPLOYMENT, VIEW_SERVICE)
-def service(request: HttpRequest, name: str) -> HttpResponseBase:
-    """Show what runs now, on which instances, and what was deployed before."""
-    found = actions.service_named(name)
-    now = timezone.now()
-    with one_moment():
-        detail = snapshots.service_detail(found)
-        latest = found.deployments.select_related("service")[:HISTORY_SHOWN]
-        history = [screens.card(one, now) for one in summaries(list(latest))]
-        checks = _last_checks(found)
-    running = [one for one in history if one["active"]]
-    instances = [
-        {**one, "check": checks.get(one["name"]), "mixed": _differs(one, detail)}
-        for one in detail["instances"]
-    ]
-    held_out = [one for one in instances if one["held_out"] and one["active"]]
-    context = {
-        "service": service_row(detail),
-        "instances": instances,
-        "held_out": [{**one, "since": moment(one["held_out"]["since"])} for one in held_out],
-        "cards": running,
-        "history": history,
-        "may_deploy": may_deploy(request),
-        "swap_open": "swap" in request.GET,
-        "page": {**live_page(), "service": name, "deployments": _plain(running)},
-    }
-    return render(request, "service.html", context)
-
-
-def _plain(cards: list[Json]) -> list[Json]:
-    return [{key: one[key] for key in CARD_KEYS} for one in cards]
-
-
-def _last_checks(service: Service) -> dict[str, Json]:
-    """Return the last health check of each instance, from whichever deployment made it."""
-    latest = (
-        HealthCheck.objects.filter(target__instance__service=service)
-        .order_by("target__name", "-id")
-        .distinct("target__name")
-        .select_related("target")
-    )
-    return {
-        check.target.name: {**check_fields(check), "good": check.ok, "moment": check.at}
-        for check in latest
-    }
-
-
-def _differs(instance: Mapping[str, Any], service: Mapping[str, Any]) -> bool:
-    """Whether the instance runs something else than most do, of its slot where it has one."""
-    versions = service["slots"].get(instance["slot"]) or service["versions"]
-    most = max(versions, key=lambda version: versions[version], default="")
-    return bool(instance["active"]) and instance["version"] != most
 
 
 @require_GET
@@ -276,19 +215,6 @@ def button(action: Callable[..., Deployment], words: str) -> View:
         return redirect("deployment", deployment_id)
 
     return press
-
-
-@require_POST
-@allowed(DEPLOY)
-def swap(request: HttpRequest, name: str) -> HttpResponseBase:
-    """Move the traffic to the idle slot, and show how."""
-    found = actions.service_named(name)
-    try:
-        begun = actions.swap(found, by=actor(request), user=request.user)  # type: ignore[arg-type]
-    except (actions.Conflict, actions.Refused) as error:
-        messages.error(request, f"The slots were not swapped. {error}")
-        return redirect("service", name)
-    return redirect("deployment", begun.id)
 
 
 def _answer(
