@@ -43,7 +43,11 @@ class Conflict(Exception):
 
 @dataclass(frozen=True)
 class Draft:
-    """A plan and what it was made of. `expected_seconds` is about what it will take."""
+    """A plan and what it was made of. `expected_seconds` is about what it will take.
+
+    It goes by `batch_seconds` for each batch, the median of the last `measured` deployments; where
+    none was measured yet it is no more than a guess.
+    """
 
     service: Service
     version: str
@@ -51,6 +55,8 @@ class Draft:
     plan: planning.Plan
     warnings: tuple[str, ...]
     expected_seconds: float
+    batch_seconds: float = TYPICAL_BATCH_SECONDS
+    measured: int = 0
 
     @property
     def least_in_service(self) -> int:
@@ -103,8 +109,10 @@ def plan(
         made = planning.plan(version, seen.observed, frozen, service.live_slot, instances)
     except planning.Refused as error:
         raise Refused(error.errors) from None
-    seconds = planning.expected_seconds(made, frozen, _batch_seconds(service))
-    return Draft(service, version, frozen, made, (*seen.warnings, *made.warnings), seconds)
+    pace, measured = _pace(service)
+    seconds = planning.expected_seconds(made, frozen, pace)
+    warnings = (*seen.warnings, *made.warnings)
+    return Draft(service, version, frozen, made, warnings, seconds, pace, measured)
 
 
 def _refuse_idle(
@@ -119,10 +127,13 @@ def _refuse_idle(
     return {"instances": words}
 
 
-def _batch_seconds(service: Service) -> float:
-    """Return the median seconds that a batch took in the last five completed deployments."""
+def _pace(service: Service) -> tuple[float, int]:
+    """Return the median seconds that a batch took in the last five completed deployments, and
+    how many of them could be measured.
+    """
     took: list[float] = []
     completed = service.deployments.filter(status=DeploymentStatus.COMPLETED)
+    completed = completed.only("plan", "policy", "started_at", "completed_at")
     for deployment in completed.order_by("-completed_at")[:5]:
         if deployment.completed_at is None or deployment.started_at is None:
             continue
@@ -136,7 +147,8 @@ def _batch_seconds(service: Service) -> float:
         )
         total = (deployment.completed_at - deployment.started_at).total_seconds()
         took.append(max(0.1, total - fixed) / max(1, batches))
-    return sorted(took)[len(took) // 2] if took else TYPICAL_BATCH_SECONDS
+    pace = sorted(took)[len(took) // 2] if took else TYPICAL_BATCH_SECONDS
+    return pace, len(took)
 
 
 def start(

@@ -371,6 +371,7 @@ class Target(models.Model):
                 name="target_status_known",
             ),
         ]
+        indexes = [models.Index(fields=["instance", "-id"], name="target_latest")]
 
     def __str__(self) -> str:
         return f"{self.deployment_id}/{self.name}"

@@ -42,6 +42,7 @@ class Plan:
     warnings: tuple[str, ...]
     same_version: bool  # every instance to be changed runs the version already
     previous: str  # the version that has the traffic
+    in_service: tuple[int, ...]  # instances in rotation while each batch is changed, at least
 
     @property
     def total(self) -> int:
@@ -170,7 +171,28 @@ def _made(
         (*told, *cautions.of_versions(version, changed, policy)),
         all(one.version == version for one in changed),
         Counter(one.version for one in serving or changed).most_common(1)[0][0],
+        (len(rest),) * len(course.batches) if slots else _in_service(course.batches, rest, limit),
     )
+
+
+def _in_service(
+    batches: Sequence[strategies.Batch], rest: Sequence[Observed], limit: int
+) -> tuple[int, ...]:
+    """Return how many of a fleet are in rotation at least, while each of the batches is changed.
+
+    Whoever is out stays so until its own batch; of a batch only so many go out at once as
+    `limit` leaves room for.
+    """
+    total = len(rest) + sum(len(batch) for batch in batches)
+    waiting = sum(one.serving is False for batch in batches for one in batch)
+    others = sum(one.serving is False for one in rest)
+    found: list[int] = []
+    for batch in batches:
+        down = sum(one.serving is False for one in batch)
+        room = max(0, limit - others - waiting)
+        found.append(total - others - waiting - min(room, len(batch) - down))
+        waiting -= down
+    return tuple(found)
 
 
 def _least(changed: Sequence[Observed], rest: Sequence[Observed], policy: Policy) -> int:

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import F, Window
-from django.db.models.functions import RowNumber
+from django.db.models import Count, F, Max, Q, Window
+from django.db.models.functions import Coalesce, RowNumber
 
 from rollouts import analysis
 from rollouts import policy as policies
@@ -127,12 +127,27 @@ def progress(targets: Iterable[Target]) -> Json:
 
 
 def _progress_of(ids: Sequence[str]) -> dict[str, Json]:
-    """Return the progress of many deployments with one query."""
-    targets: dict[str, list[Target]] = {pk: [] for pk in ids}
-    rows = Target.objects.filter(deployment__in=ids).order_by()
-    for target in rows.only("deployment_id", "batch", "status", "touched"):
-        targets[target.deployment_id].append(target)
-    return {pk: progress(held) for pk, held in targets.items()}
+    """Return the progress of many deployments with one query, which counts: theirs may be large."""
+    begun = Q(touched=True) | Q(status__in=BEGUN_VALUES)
+    counts = {name: Count("pk", filter=Q(status=value)) for value, name in COUNTED.items()}
+    rows = (
+        Target.objects.filter(deployment__in=ids)
+        .order_by()
+        .values("deployment_id")
+        .annotate(
+            total=Count("pk"),
+            updated=Count("pk", filter=Q(touched=True)),
+            **counts,
+            reached=Coalesce(Max("batch", filter=begun), 0),
+            batches=Max("batch"),
+        )
+    )
+    found = {pk: progress(()) for pk in ids}
+    for row in rows:
+        counted: Json = dict(row)
+        counted["batch"] = counted.pop("reached")
+        found[counted.pop("deployment_id")] = counted
+    return found
 
 
 @contextmanager
