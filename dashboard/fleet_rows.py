@@ -1,0 +1,172 @@
+"""A service's instances as a list that can be filtered and paged. Pure, and without HTML.
+
+What is chosen stands in the address, so that a list can be reloaded, kept and shared.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+from urllib.parse import urlencode
+
+from dashboard.screens import Look
+from dashboard.times import moment
+
+Json = dict[str, Any]
+Row = Mapping[str, Any]
+
+PAGE = 50
+# Without scripts too, fewer are seen at a glance.
+FILTERED_ABOVE = 12
+VERSIONS_IN_BAR = 6
+KEYS = ("slot", "zone", "version")
+FILTERS = ("state", *KEYS, "q")
+STATES: dict[str, Look] = {
+    "in": Look("✓", "in rotation", "ok"),
+    "out": Look("○", "out of rotation", "wait"),
+    "held": Look("–", "held out", "fail"),
+    "drift": Look("≠", "drifting", "warn"),
+    "inactive": Look("·", "not active", "wait"),
+    "unseen": Look("?", "not looked at", "wait"),
+}
+
+
+def states_of(instance: Row) -> list[str]:
+    """Return which of STATES an instance is in, what matters most first."""
+    if not instance["active"]:
+        return ["inactive"]
+    found: list[str] = []
+    if instance["held_out"]:
+        found.append("held")
+    if instance["drift"]:
+        found.append("drift")
+    seen = instance["seen"]
+    if seen and seen["in_rotation"]:
+        found.append("in")
+    elif seen and seen["in_rotation"] is False and not instance["held_out"]:
+        found.append("out")
+    return found or ["unseen"]
+
+
+def row(instance: Row, service: Row) -> Json:
+    """Return what the list shows of an instance."""
+    states = states_of(instance)
+    held = instance["held_out"]
+    return {
+        **instance,
+        "states": states,
+        "looks": [asdict(STATES[one]) for one in states],
+        "mixed": _differs(instance, service),
+        "version_moment": moment(instance["version_at"]),
+        "held_moment": moment(held["since"]) if held else None,
+    }
+
+
+def _differs(instance: Row, service: Row) -> bool:
+    """Whether the instance runs something else than most do, of its slot where it has one."""
+    versions = service["slots"].get(instance["slot"]) or service["versions"]
+    most = max(versions, key=lambda version: versions[version], default="")
+    return bool(instance["active"]) and instance["version"] != most
+
+
+def query(given: Mapping[str, str], **changed: str) -> str:
+    """Return `given` with what is `changed` as the end of an address; "?" where it is empty."""
+    chosen = {key: value for key, value in {**given, **changed}.items() if value}
+    return f"?{urlencode(chosen)}"
+
+
+def listed(rows: Sequence[Json], given: Mapping[str, str]) -> Json:
+    """Return the page of `rows` that `given` asks for, and what else may be asked for."""
+    chosen = {key: given.get(key, "") for key in FILTERS}
+    fitting = [one for one in rows if _fits(one, chosen)]
+    counted = Counter(state for one in rows for state in one["states"])
+    found = paged(fitting, given, "page")
+    return {
+        **found,
+        "chosen": chosen,
+        "filtered": any(chosen.values()),
+        "offered": len(rows) > FILTERED_ABOVE or any(chosen.values()),
+        "all": len(rows),
+        "states": _states(counted, given, chosen["state"]),
+        "everything": {"url": query(given, state="", page=""), "chosen": not chosen["state"]},
+        "choices": [one for key in KEYS if (one := _choice(key, rows, chosen[key]))],
+        "columns": {key: any(one[key] for one in rows) for key in ("slot", "zone")},
+        "others": {key: text for key, text in given.items() if key not in (*FILTERS, "page")},
+        "cleared": query({key: text for key, text in given.items() if key not in FILTERS}, page=""),
+    }
+
+
+def _fits(one: Row, chosen: Mapping[str, str]) -> bool:
+    wanted = chosen["q"].lower()
+    return (
+        (not chosen["state"] or chosen["state"] in one["states"])
+        and all(not chosen[key] or one[key] == chosen[key] for key in KEYS)
+        and (wanted in one["name"].lower() or wanted in one["address"].lower())
+    )
+
+
+def _states(counted: Mapping[str, int], given: Mapping[str, str], chosen: str) -> list[Json]:
+    return [
+        {
+            **asdict(look),
+            "state": state,
+            "count": counted.get(state, 0),
+            "chosen": state == chosen,
+            "url": query(given, state="" if state == chosen else state, page=""),
+        }
+        for state, look in STATES.items()
+        if counted.get(state) or state == chosen
+    ]
+
+
+def _choice(key: str, rows: Iterable[Row], chosen: str) -> Json | None:
+    """Return what can be chosen of a column; None where all are alike."""
+    values = sorted({str(one[key]) for one in rows if one[key]} | {chosen} - {""})
+    alike = len({one[key] for one in rows}) < 2 and not chosen
+    return None if alike else {"key": key, "values": values, "chosen": chosen}
+
+
+def paged(
+    rows: Any, given: Mapping[str, str], key: str, size: int = PAGE, total: int | None = None
+) -> Json:
+    """Return one page of `rows`, a sequence or a query of `total` rows, with links to others."""
+    total = len(rows) if total is None else total
+    pages = max(1, -(-total // size))
+    asked = given.get(key, "")
+    page = int(asked) if asked.isdecimal() and len(asked) < 7 else 1
+    page = min(max(1, page), pages)
+    first = (page - 1) * size
+
+    def link(number: int) -> str:
+        return query(given, **{key: str(number) if number > 1 else ""})
+
+    return {
+        "rows": list(rows[first : first + size]),
+        "total": total,
+        "first": first + 1,
+        "last": min(first + size, total),
+        "page": page,
+        "pages": pages,
+        "earlier": link(page - 1) if page > 1 else "",
+        "later": link(page + 1) if page < pages else "",
+        "start": link(1),
+        "end": link(pages),
+    }
+
+
+def version_bar(versions: Mapping[str, int]) -> list[Json]:
+    """Return the parts of a bar of versions, most first; what most run is the usual one."""
+    total = sum(versions.values()) or 1
+    ordered = sorted(versions.items(), key=lambda pair: (-pair[1], pair[0]))
+    parts = [(version or "?", count) for version, count in ordered[:VERSIONS_IN_BAR]]
+    if rest := ordered[VERSIONS_IN_BAR:]:
+        parts.append((f"{len(rest)} more", sum(count for _, count in rest)))
+    drawn: list[Json] = []
+    at = 0.0
+    for number, (version, count) in enumerate(parts):
+        width = 100 * count / total
+        hue = "wait" if version == "?" else "ok" if number == 0 else "warn"
+        part = {"version": version, "count": count, "hue": hue}
+        drawn.append({**part, "x": f"{at:.3f}%", "width": f"{width:.3f}%"})
+        at += width
+    return drawn
