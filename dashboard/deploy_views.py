@@ -1,26 +1,27 @@
 """The deploy form and its plan: what is previewed is what is started, or it is asked again."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.views.decorators.http import require_http_methods
 
-from dashboard import screens, snapshots, stages
+from dashboard import planned, screens, snapshots, stages
 from dashboard.access import DEPLOY
 from dashboard.forms import DeployForm, differences, seen_of
 from dashboard.rows import halves, service_row
-from dashboard.times import duration
-from dashboard.views import actor, allowed
+from dashboard.views import actor, allowed, wants_json
 from rollouts import actions
 from rollouts.models import Deployment, Service
-from rollouts.planning import names, steps_to_json
-from rollouts.strategies import names_of
 
 Json = dict[str, Any]
 
 VERSIONS_OFFERED = 5
+RECENT = 50  # deployments in which they are looked for
+ALL = "all"  # what the button says that shows every batch of a large plan
 
 
 @require_http_methods(["GET", "POST"])
@@ -32,20 +33,23 @@ def deploy(request: HttpRequest, name: str) -> HttpResponseBase:
         version = request.GET.get("version", "")
         form = DeployForm(found, initial={"version": version})
         if version:
+            form.fresh = False
             asked = DeployForm(found, {**form.untouched(), "version": version})
             return _form_page(request, found, form, **_drawn(found, asked))
         return _form_page(request, found, form)
     form = DeployForm(found, request.POST)
     if not form.is_valid() or "preview" in request.POST:
-        return _form_page(request, found, form, **_drawn(found, form))
+        drawn = _drawn(found, form, request.POST.get("preview") == ALL)
+        return _form_page(request, found, form, **drawn)
     return _started(request, found, form)
 
 
 def _started(request: HttpRequest, found: Service, form: DeployForm) -> HttpResponseBase:
     """Start what a valid form says, unless the fleet is not as it was shown."""
     version, chosen, key = form.cleaned_data["version"], form.policy(), form.cleaned_data["key"]
+    only = form.only()
     try:
-        changed = _changed(found, form, version, chosen)
+        changed = _changed(found, form)
         if changed:
             drawn = _drawn(found, form)
             return _form_page(request, found, form, HTTPStatus.CONFLICT, changed=changed, **drawn)
@@ -55,6 +59,7 @@ def _started(request: HttpRequest, found: Service, form: DeployForm) -> HttpResp
             by=actor(request),
             user=request.user,  # type: ignore[arg-type]  # logged in
             policy=chosen,
+            instances=only,
             note=form.cleaned_data["note"],
             idempotency_key=key,
         )
@@ -64,66 +69,46 @@ def _started(request: HttpRequest, found: Service, form: DeployForm) -> HttpResp
     except actions.Conflict as error:
         conflict = {"text": str(error), "deployment": error.deployment_id}
         return _form_page(request, found, form, HTTPStatus.CONFLICT, conflict=conflict)
+    if wants_json(request):
+        address = reverse("deployment", args=[begun.id])
+        return JsonResponse({"url": address}, status=HTTPStatus.CREATED)
     return redirect("deployment", begun.id)
 
 
-def _changed(found: Service, form: DeployForm, version: str, chosen: Json) -> list[str]:
+def _changed(found: Service, form: DeployForm) -> list[str]:
     """Return what changed since the preview; nothing where this very click started it already."""
     previewed, key = form.cleaned_data["previewed"], form.cleaned_data["key"]
     if not previewed:
         return []
-    changed = differences(previewed, actions.plan(found, version, chosen))
+    only = form.only()
+    draft = actions.plan(found, form.cleaned_data["version"], form.policy(), only)
+    changed = differences(previewed, draft, only)
     if changed and found.deployments.filter(idempotency_key=key).exclude(idempotency_key=""):
         return []
     return changed
 
 
-def _drawn(found: Service, form: DeployForm) -> Json:
+def _drawn(found: Service, form: DeployForm, everything: bool = False) -> Json:
     """Return the plan for what is in the form, or why there is none."""
     if not form.is_valid():
         return {"draft": None}
+    only = form.only()
     try:
-        draft = actions.plan(found, form.cleaned_data["version"], form.policy())
+        draft = actions.plan(found, form.cleaned_data["version"], form.policy(), only)
     except actions.Refused as error:
         return {"draft": None, "refused": error.errors}
     return {
         "draft": draft,
-        "batches": _batches(draft),
-        "expected": duration(draft.expected_seconds),
-        "seen": seen_of(draft),
-        "previous": _previous(draft),
-        "strategy": draft.policy.strategy,
-        "course": _course(draft),
+        "batches": planned.batches(draft, everything),
+        "expected": planned.expected(draft),
+        "measured": planned.measured(draft),
+        "seen": seen_of(draft, only),
+        "way_back": planned.way_back(draft),
+        "picture": planned.picture(draft),
+        "course": planned.course(draft),
         "between": _slots(draft),
+        "chosen": only,
     }
-
-
-def _batches(draft: actions.Draft) -> list[Json]:
-    """Return the batches with their zones, and with what is waited for before each."""
-    steps = steps_to_json(draft.plan.steps)
-    zoned = draft.policy.by_zone
-    return [
-        {
-            "names": names_of(batch),
-            "zone": stages.zone_words(batch[0].instance.zone) if zoned else "",
-            "before": stages.before_batch(steps, number),
-        }
-        for number, batch in enumerate(draft.plan.batches, 1)
-    ]
-
-
-def _course(draft: actions.Draft) -> list[Json]:
-    """Return what a canary or blue/green does, each with its instances and what is waited for."""
-    if draft.policy.strategy == "rolling":
-        return []
-    planned = stages.planned(
-        draft.policy.strategy,
-        steps_to_json(draft.plan.steps),
-        draft.policy.canary_steps,
-        draft.plan.batches[0][0].instance.slot,
-    )
-    total = draft.plan.total
-    return [{**one, "names": names(one["names"]), "total": total} for one in planned]
 
 
 def _slots(draft: actions.Draft) -> Json | None:
@@ -136,12 +121,6 @@ def _slots(draft: actions.Draft) -> Json | None:
     return {"mine": mine, "other": other, "least": draft.least_in_service, "preview": preview}
 
 
-def _previous(draft: actions.Draft) -> str:
-    """Return which versions a rollback leads back to."""
-    known = {one.version for batch in draft.plan.batches for one in batch if one.version}
-    return " and ".join(sorted(known)[:3])
-
-
 def _form_page(
     request: HttpRequest,
     found: Service,
@@ -149,13 +128,16 @@ def _form_page(
     status: HTTPStatus = HTTPStatus.OK,
     **more: Any,
 ) -> HttpResponse:
-    recent = found.deployments.values_list("version", flat=True)[:50]
+    recent = found.deployments.values_list("version", flat=True)[:RECENT]
     row = service_row(snapshots.service_fields(found))
     context = {
         "service": row,
-        "where": _where(row, form, more.get("draft")),
+        "where": _where(row, form, more.get("draft"), more.get("chosen")),
         "form": form,
-        "versions": list(dict.fromkeys(recent))[:VERSIONS_OFFERED],
+        "versions": [
+            {"version": version, "running": row["versions"].get(version, 0)}
+            for version in list(dict.fromkeys(recent))[:VERSIONS_OFFERED]
+        ],
         "page": {"service": found.name, "total": row["total"]},
         **_obstacles(found),
         **more,
@@ -163,7 +145,9 @@ def _form_page(
     return render(request, "deploy.html", context, status=status)
 
 
-def _where(row: Json, form: DeployForm, draft: actions.Draft | None) -> Json:
+def _where(
+    row: Json, form: DeployForm, draft: actions.Draft | None, only: Sequence[str] | None = None
+) -> Json:
     """Return what the button says that is deployed to: now, and of either kind of strategy."""
     total = stages.plural(row["total"], "instance")
     fleet = f"{total} of {row['name']}"
@@ -172,7 +156,10 @@ def _where(row: Json, form: DeployForm, draft: actions.Draft | None) -> Json:
     if idle:
         slot = f"{idle['slot']} of {row['name']} ({stages.plural(idle['total'], 'instance')})"
     strategy = draft.policy.strategy if draft else form.strategy()
-    return {"fleet": fleet, "slot": slot, "now": slot if strategy == "blue_green" else fleet}
+    now = slot if strategy == "blue_green" else fleet
+    if draft and only:
+        now = f"{stages.plural(draft.plan.total, 'instance')} of {row['name']}"
+    return {"fleet": fleet, "slot": slot, "now": now}
 
 
 def _obstacles(found: Service) -> Json:
@@ -189,11 +176,15 @@ def _obstacles(found: Service) -> Json:
 def plan(request: HttpRequest, name: str) -> HttpResponseBase:
     """Draw the plan for what is in the form just now, as a piece of the page."""
     found = actions.service_named(name)
-    form = DeployForm(found, request.POST if request.method == "POST" else request.GET)
+    given = request.POST if request.method == "POST" else request.GET
+    form = DeployForm(found, given)
+    drawn = _drawn(found, form, given.get("preview") == ALL)
+    row = service_row(snapshots.service_fields(found))
     context = {
         "form": form,
-        "service": {"name": found.name},
+        "service": row,
+        "where": _where(row, form, drawn["draft"], drawn.get("chosen")),
         **_obstacles(found),
-        **_drawn(found, form),
+        **drawn,
     }
     return render(request, "parts/plan.html", context)

@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,12 @@ from rollouts.models import Service
 from rollouts.policy import BY_KEY, KNOBS, Knob, defaults
 
 OWN_FIELDS = ("version", "note", "key", "previewed")
+# What each strategy does, in a line.
+STRATEGY_LINES = {
+    "rolling": "Batch after batch; each is verified before the next one.",
+    "canary": "A small share of the traffic first, judged against the old version.",
+    "blue_green": "The idle slot is updated off traffic, then the traffic moves to it.",
+}
 # The keys that only one strategy looks at, shown where it is chosen.
 STRATEGY_KEYS = {
     "canary": ("canary_steps",),
@@ -21,7 +27,7 @@ STRATEGY_KEYS = {
 OF_STRATEGIES = {key for keys in STRATEGY_KEYS.values() for key in keys}
 CHOICES = {"blue_green": "blue/green"}
 IN_JSON = {"steps", "analysis"}  # kinds of knobs that are typed as JSON
-SHOWN_AT_ONCE = {"strategy", "analysis"} | {knob.key for knob in KNOBS if knob.main}
+SHOWN_AT_ONCE = {"strategy", "rollback_threshold"} | {knob.key for knob in KNOBS if knob.main}
 
 
 def typed(knob: Knob, raw: Any) -> Any:
@@ -85,11 +91,24 @@ class Group:
     hidden: bool
 
 
+@dataclass(frozen=True)
+class Strategy:
+    """A strategy as it is offered: its name, what it does, and whether it is chosen."""
+
+    value: str
+    name: str
+    line: str
+    chosen: bool
+
+
 class DeployForm(forms.Form):
     """A version, and every knob: an empty field is the service's default.
 
-    `key` makes a double click one deployment; `previewed` is the plan that was seen.
+    `only` names the instances that are changed, all where it is empty. `key` makes a double click
+    one deployment; `previewed` is the plan that was seen.
     """
+
+    fresh = True  # nothing was asked for yet, so that what was typed before may come back
 
     version = forms.CharField(
         max_length=20_000,
@@ -99,6 +118,15 @@ class DeployForm(forms.Form):
     )
     note = forms.CharField(
         required=False, max_length=500, help_text="Why, for those who read the history."
+    )
+    instances = forms.CharField(
+        required=False,
+        max_length=20_000,
+        label="instances",
+        help_text="Names of the only ones to be changed, with commas between; rolling alone.",
+        widget=forms.TextInput(
+            {"placeholder": "all", "autocomplete": "off", "spellcheck": "false"}
+        ),
     )
     key = forms.CharField(required=False, max_length=200, widget=forms.HiddenInput)
     previewed = forms.CharField(required=False, widget=forms.HiddenInput)
@@ -151,10 +179,18 @@ class DeployForm(forms.Form):
                 chosen[knob.key] = value
         return chosen
 
+    def only(self) -> list[str] | None:
+        """Return the names of the instances that alone are changed; None for all of them."""
+        named = [
+            name for part in self.cleaned_data["instances"].split(",") if (name := part.strip())
+        ]
+        return named or None
+
     def refuse(self, errors: Mapping[str, str]) -> None:
         """Show what the domain refused at its fields, the rest above the form with its key."""
         for key, text in errors.items():
-            if key in self.fields and key not in OWN_FIELDS[2:]:
+            nobody_chosen = key == "instances" and not self.only()
+            if key in self.fields and key not in OWN_FIELDS[2:] and not nobody_chosen:
                 self.add_error(key, f"{key} {text}")
             else:
                 self.add_error(None, f"{key}: {text}")
@@ -164,9 +200,13 @@ class DeployForm(forms.Form):
         chosen = self.data.get("strategy") if self.is_bound else None
         return str(chosen or self.defaults["strategy"])
 
-    def strategy_field(self) -> Drawn:
-        """Return the knob that says which others are looked at."""
-        return self._drawn(BY_KEY["strategy"])
+    def strategies(self) -> list[Strategy]:
+        """Return what can be chosen, each in a line."""
+        chosen = self.strategy()
+        return [
+            Strategy(value, CHOICES.get(value, value).capitalize(), line, value == chosen)
+            for value, line in STRATEGY_LINES.items()
+        ]
 
     def groups(self) -> list[Group]:
         """Return what is only for one strategy; what was refused is shown whichever is chosen."""
@@ -196,7 +236,10 @@ class DeployForm(forms.Form):
 
     def more_open(self) -> bool:
         """Whether something folded away wants to be seen: an error, or a value of one's own."""
-        return self.is_bound and any(
+        if not self.is_bound:
+            return False
+        only = self["instances"]
+        return bool(only.errors or only.data) or any(
             one.field.errors or (one.field.data and one.knob.kind not in {"switch", "choice"})
             for one in self.more_fields()
         )
@@ -207,12 +250,13 @@ class DeployForm(forms.Form):
         return {key: "on" for key in switches if self.defaults[key]}
 
 
-def seen_of(draft: Draft) -> str:
+def seen_of(draft: Draft, only: Sequence[str] | None = None) -> str:
     """Return what of a plan has to be the same still when it is started, as JSON."""
     return json.dumps(
         {
             "version": draft.version,
             "policy": draft.policy.__dict__,
+            "only": sorted(only or ()),
             "batches": [
                 {one.instance.name: one.version for one in batch} for batch in draft.plan.batches
             ],
@@ -222,15 +266,15 @@ def seen_of(draft: Draft) -> str:
     )
 
 
-def differences(previewed: str, draft: Draft) -> list[str]:
+def differences(previewed: str, draft: Draft, only: Sequence[str] | None = None) -> list[str]:
     """Return in words what changed in the fleet since the plan `previewed` was drawn.
 
     A plan that was drawn for other inputs tells nothing about the fleet.
     """
-    now = json.loads(seen_of(draft))
+    now = json.loads(seen_of(draft, only))
     try:
         then = json.loads(previewed)
-        same_inputs = then["version"] == now["version"] and then["policy"] == now["policy"]
+        same_inputs = all(then[key] == now[key] for key in ("version", "policy", "only"))
         before, after = _places(then["batches"]), _places(now["batches"])
         warned = {str(warning) for warning in then["warnings"]}
     except (ValueError, KeyError, TypeError, AttributeError):

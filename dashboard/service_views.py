@@ -48,7 +48,7 @@ LOCKED_FOR = {
 def service(request: HttpRequest, name: str) -> HttpResponseBase:
     """Show what runs now, on which instances, and what was deployed before."""
     found = actions.service_named(name)
-    given = {key: value for key, value in request.GET.items() if value}
+    given = {key: str(value) for key, value in request.GET.items() if value}
     with one_moment():
         detail = snapshots.service_detail(found)
         fleet = _fleet(found, detail, given)

@@ -1,6 +1,7 @@
 // Preflight: a worker looks at the fleet while one goes on reading or typing.
 import { localise } from "./time.js";
 
+const STILL = 6_000; // milliseconds
 const PATIENCE = 75_000; // milliseconds; the server gives up sooner, and says why
 
 class Preflight {
@@ -22,7 +23,12 @@ class Preflight {
     this.busy = true;
     this.wait(true);
     const total = Number(this.box.dataset.total);
-    this.said.textContent = `Checking ${total} ${total === 1 ? "host" : "hosts"}…`;
+    const hosts = `${total} ${total === 1 ? "host" : "hosts"}`;
+    this.said.textContent = `Checking ${hosts}…`;
+    // Said once more where it takes long, so that nobody thinks that it was forgotten.
+    const patient = setTimeout(() => {
+      this.said.textContent = `Still checking ${hosts}: each is given some seconds to answer…`;
+    }, STILL);
     try {
       const answer = await fetch(this.form.action, {
         method: "POST",
@@ -34,12 +40,14 @@ class Preflight {
     } catch {
       this.said.textContent = "Not checked: the server does not answer, or you are signed out.";
     }
+    clearTimeout(patient);
     this.wait(false);
     this.busy = false;
   }
 
   wait(busy) {
     this.box.setAttribute("aria-busy", String(busy));
+    this.box.querySelector("[data-part=looking]").toggleAttribute("hidden", !busy);
     if (busy) this.button.setAttribute("aria-disabled", "true");
     else this.button.removeAttribute("aria-disabled");
   }
@@ -48,7 +56,7 @@ class Preflight {
     // Parsed, never run: our own page, in which everything from outside was escaped.
     const page = new DOMParser().parseFromString(text, "text/html");
     localise(page);
-    for (const name of ["found", "said"]) {
+    for (const name of ["found", "said", "ask"]) {
       const fresh = page.querySelector(`[data-preflight] [data-part=${name}]`);
       this.box.querySelector(`[data-part=${name}]`).replaceChildren(...fresh.childNodes);
     }

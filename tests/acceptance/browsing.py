@@ -75,9 +75,11 @@ def start(
     page.get_by_role("link", name="Deploy to shop").click()
     page.get_by_label("Version", exact=True).fill(version)
     if strategy:
-        page.get_by_label("strategy", exact=True).select_option(strategy)
+        page.locator(f"input[name=strategy][value={strategy}]").check()
     for key, value in settings.items():
         field = page.get_by_label(key, exact=True)
+        if not field.is_visible():
+            page.get_by_text("All settings").click()
         if value == "on":
             field.check()
         else:
