@@ -324,6 +324,19 @@ class Deployment(models.Model):
             models.Index(
                 fields=["due_at"], condition=Q(status__in=ACTIVE_VALUES), name="deployment_due"
             ),
+            # Of the figures over time, which read nothing else of a deployment.
+            models.Index(
+                fields=["completed_at"],
+                include=["service", "status", "started_at", "created_at"],
+                condition=Q(completed_at__isnull=False),
+                name="deployment_ended",
+            ),
+            models.Index(
+                fields=["service", "completed_at"],
+                include=["status", "started_at", "created_at"],
+                condition=Q(completed_at__isnull=False),
+                name="deployment_ended_of",
+            ),
         ]
 
     def __str__(self) -> str:
