@@ -101,6 +101,7 @@ def _drawn(found: Service, form: DeployForm, everything: bool = False) -> Json:
         "draft": draft,
         "batches": planned.batches(draft, everything),
         "expected": planned.expected(draft),
+        "gist": planned.gist(draft),
         "measured": planned.measured(draft),
         "seen": seen_of(draft, only),
         "way_back": planned.way_back(draft),

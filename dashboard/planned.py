@@ -34,8 +34,19 @@ class Block:
 
 
 def expected(draft: Draft) -> str:
-    """Return about how long it takes."""
-    return f"about {duration(draft.expected_seconds)}"
+    """Return about how long it takes, no more precisely than anybody can know."""
+    seconds = draft.expected_seconds
+    grain = 60 if seconds >= 600 else 15 if seconds >= 60 else 1
+    return f"about {duration(round(seconds / grain) * grain)}"
+
+
+def gist(draft: Draft) -> str:
+    """Return the plan in a line, for where it is not in sight."""
+    count = len(draft.plan.batches)
+    return (
+        f"{count} {'batch' if count == 1 else 'batches'}, {draft.least_in_service} in rotation at "
+        f"least, {expected(draft)}."
+    )
 
 
 def measured(draft: Draft) -> str:

@@ -18,6 +18,7 @@ const login = () => `/login/?next=${encodeURIComponent(location.pathname)}`;
 let timer = 0;
 let told = 0;
 let asking = null;
+let outcome = ""; // of the last plan, said where something is to be mended
 
 // Secrets are none of them: the version, the note and the keys of the policy.
 const fields = [...form.elements].filter((one) => one.name && !["hidden", "submit"].includes(one.type));
@@ -78,7 +79,7 @@ function busy(yes) {
   plan.setAttribute("aria-busy", String(yes));
   clearTimeout(told);
   if (yes) told = setTimeout(() => (planning.textContent = "Drawing the plan…"), TOLD);
-  else planning.textContent = "";
+  else planning.textContent = outcome;
 }
 
 async function redraw(all = false) {
@@ -122,12 +123,10 @@ function show(text) {
   if (where) say(start, "where", where);
   mark(piece);
   localise(piece);
-  const facts = [...piece.querySelectorAll(".plan-facts dd")].slice(0, 2);
+  say(form, "gist", piece.getElementById("gist")?.value ?? "");
   plan.replaceChildren(...piece.body.childNodes);
   const refused = plan.querySelectorAll("[data-refused]").length;
-  clearTimeout(told);
-  if (facts.length) planning.title = facts.map((one) => one.textContent.trim()).join(", ");
-  if (refused) planning.textContent = `${refused} to mend`;
+  outcome = refused ? `${refused} to mend` : "";
 }
 
 // What the planner refused is shown at its field too.

@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import User
@@ -10,7 +11,7 @@ from django.utils import timezone
 
 from dashboard.forms import OF_STRATEGIES, SHOWN_AT_ONCE, differences, seen_of
 from rollouts import actions
-from rollouts.models import Deployment, Service
+from rollouts.models import Deployment, Instance, Service
 from rollouts.policy import KNOBS
 from tests.integration.factories import make_service
 
@@ -231,3 +232,144 @@ def test_without_scripts_the_plan_is_shown_by_a_button(client: Client) -> None:
     text = client.post(FORM, filled(preview="1")).content.decode()
     assert "2 of 4 at least" in text
     assert not Deployment.objects.exists()
+
+
+# --- what the plan says
+
+
+def plan_of(client: Client, **values: str) -> str:
+    """Return the plan for what is typed, as a piece of the page."""
+    return client.post("/services/shop/plan/", filled(**values)).content.decode()
+
+
+def batch_rows(plan: str) -> list[str]:
+    """Return the rows of the list of batches as texts."""
+    part = plan.split('<ol class="batches">')[1].split("</ol>")[0]
+    texts = [re.sub(r"<[^>]+>", "", row) for row in part.split("<li>")[1:]]
+    return [" ".join(text.split()) for text in texts]
+
+
+def test_each_batch_says_who_serves_meanwhile_and_when_it_begins(client: Client) -> None:
+    """Counted from the start, with what is waited for before it."""
+    rows = batch_rows(plan_of(client, batch_size="1", batch_pause="20", max_unavailable="1"))
+    assert rows[0] == "Batch 1 web-01 · 3 of 4 in rotation at once"
+    assert rows[1] == "Batch 2 web-02 · 3 of 4 in rotation · after a pause of 20 s +25 s"
+    assert rows[3].endswith("+1 min 15 s")
+
+
+def test_the_expected_time_says_what_it_is_known_from(service: Service, client: Client) -> None:
+    """A guess as long as nothing was measured; then the last one, then the median."""
+    assert "a guess: no deployment was measured yet" in plan_of(client)
+    for number, words in enumerate(["as the last one took", "median of the last two"]):
+        began = timezone.now() - timedelta(hours=9 - number)
+        Deployment.objects.create(
+            service=service,
+            version=f"v0.{number}",
+            status="completed",
+            policy={"min_healthy_time": 0, "slow_start": 0},
+            plan=[{"kind": "change", "batch": 1, "targets": ["web-01"]}],
+            started_at=began,
+            completed_at=began + timedelta(seconds=40),
+        )
+        plan = plan_of(client)
+        assert words in plan
+        assert "about 1 min 15 s" in plan  # two batches of 40 s, to the quarter of a minute
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "back to v1 at the first failure"),
+        ({"rollback_threshold": "0"}, "back to v1 at the first failure"),
+        ({"rollback_threshold": "50"}, "if the first one fails, then when more than 50 %"),
+        ({"rollback_threshold": "34"}, "at a failure among the first 2, then when more than 34 %"),
+        ({"rollback_threshold": "100"}, "back to v1 when more than 100 %"),
+        ({"rollback_threshold": "50", "max_unavailable": "1", "batch_size": "1"}, "first failure"),
+        ({"auto_rollback": ""}, "switched off: a bad version stays"),
+        ({"strategy": "canary"}, "at the first failure, or when the traffic speaks against it"),
+    ],
+)
+def test_the_way_back_is_worded_from_the_policy(
+    values: dict[str, str], words: str, client: Client
+) -> None:
+    """Of how many failures lead back: the engine counts them among those updated so far."""
+    assert words in plan_of(client, **values)
+
+
+def test_blue_green_names_the_slots(service: Service, client: Client) -> None:
+    """Which is updated, which stays in rotation and how long it stays warm."""
+    for number, slot in enumerate(("blue", "green", "blue", "green"), 1):
+        service.instances.filter(name=f"web-0{number}").update(slot=slot)
+    Service.objects.filter(pk=service.pk).update(live_slot="blue")
+    plan = re.sub(r"<[^>]+>", "", plan_of(client, strategy="blue_green", keep_old="120"))
+    assert "green off traffic" in plan
+    assert "blue, all 2 until the shift" in plan
+    assert "returns to blue at the first failure; blue stays warm for 2 min" in plan
+
+
+def test_a_large_plan_shows_its_ends_and_the_rest_on_demand(client: Client) -> None:
+    """A thousand instances by two: 15 rows of 500, and one picture that says so in words."""
+    service = make_service(0, "large")
+    Instance.objects.bulk_create(
+        Instance(
+            service=service,
+            name=f"web-{number:04}",
+            server=f"web-{number:04}",
+            hostname="127.0.0.1",
+            port=1 + number,
+            version="v1",
+        )
+        for number in range(1, 1001)
+    )
+    answer = client.post("/services/large/plan/", filled(batch_pause="1", batch_size="2"))
+    plan = answer.content.decode()
+    rows = batch_rows(plan)
+    assert len(rows) == 16
+    assert rows[12] == "and 485 more"
+    assert rows[15].startswith("Batch 500 web-0999, web-1000 · 998 of 1000 in rotation")
+    assert "500 batches, 499 pauses." in plan
+    assert 1 < plan.count("<rect") <= 60
+    everything = filled(batch_pause="1", batch_size="2", preview="all")
+    assert len(batch_rows(client.post("/services/large/plan/", everything).content.decode())) == 500
+
+
+def test_the_picture_fills_its_width_in_the_order_of_the_plan(client: Client) -> None:
+    """Batches and what is waited for between them."""
+    plan = plan_of(client, batch_pause="10")
+    kinds = re.findall(r'<rect class="block (\w+)"', plan)
+    assert kinds == ["change", "pause", "change"]
+    widths = [float(width) for width in re.findall(r'<rect class="block.*?width="([\d.]+)%', plan)]
+    assert sum(widths) == pytest.approx(100, abs=0.1)
+    assert widths == pytest.approx([25, 50, 25], abs=0.1)
+
+
+def test_some_instances_alone_are_planned_and_started(client: Client) -> None:
+    """The button says how many; what the planner refuses of them stands at their field."""
+    plan = plan_of(client, instances=" web-02 , web-03")
+    assert batch_rows(plan)[0].startswith("Batch 1 web-02, web-03")
+    assert 'id="where" value="2 instances of shop"' in plan
+    assert 'data-refused="instances"' in plan_of(client, instances="web-99")
+    answer = client.post(FORM, filled(instances="web-99"))
+    assert "not among the active instances: web-99" in answer.context["form"].errors["instances"][0]
+    assert "<details open" in answer.content.decode()
+    client.post(FORM, filled(instances="web-02, web-03", previewed=_seen(plan)))
+    assert list(Deployment.objects.get().targets.values_list("name", flat=True)) == [
+        "web-02",
+        "web-03",
+    ]
+
+
+def test_a_script_is_told_where_the_deployment_is(client: Client) -> None:
+    """Rather than sent there, so that it can forget what was typed."""
+    answer = client.post(FORM, filled(), headers={"Accept": "application/json"})
+    assert answer.status_code == 201
+    assert answer.json() == {"url": f"/deployments/{Deployment.objects.get().id}/"}
+    refused = client.post(FORM, filled(key="2"), headers={"Accept": "application/json"})
+    assert refused.status_code == 409
+
+
+def test_only_an_untouched_form_takes_back_what_was_typed_before(client: Client) -> None:
+    """A version in the address, and what was refused, come before it."""
+    assert "data-fresh" in client.get(FORM).content.decode()
+    assert "data-fresh" not in client.get(f"{FORM}?version=v9").content.decode()
+    assert "data-fresh" not in client.post(FORM, filled(version="")).content.decode()
