@@ -12,7 +12,16 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern, include, path
 
-from dashboard import deploy_views, fleet_views, held_views, overview_views, service_views, views
+from dashboard import (
+    deploy_views,
+    deployment_views,
+    dialog_views,
+    fleet_views,
+    held_views,
+    overview_views,
+    service_views,
+    views,
+)
 from dashboard.fleet_api import api
 
 View = Callable[..., HttpResponseBase]
@@ -51,12 +60,13 @@ urlpatterns = [
     path("services/<slug:name>/unlock/", service_views.unlock, name="unlock"),
     path("services/<slug:name>/retry/<slug:instance>/", held_views.retry, name="retry"),
     path("services/<slug:name>/release/<slug:instance>/", held_views.release, name="release"),
-    path("deployments/<slug:deployment_id>/", views.deployment, name="deployment"),
-    path("deployments/<slug:deployment_id>/cancel/", views.cancel, name="cancel"),
-    path("deployments/<slug:deployment_id>/pause/", views.pause, name="pause"),
-    path("deployments/<slug:deployment_id>/resume/", views.resume, name="resume"),
-    path("deployments/<slug:deployment_id>/promote/", views.promote, name="promote"),
-    path("deployments/<slug:deployment_id>/rollback/", views.roll_back, name="rollback"),
+    path("deployments/<slug:deployment_id>/", deployment_views.deployment, name="deployment"),
+    path("deployments/<slug:deployment_id>/dialog/", dialog_views.dialog, name="dialog"),
+    path("deployments/<slug:deployment_id>/cancel/", deployment_views.cancel, name="cancel"),
+    path("deployments/<slug:deployment_id>/pause/", deployment_views.pause, name="pause"),
+    path("deployments/<slug:deployment_id>/resume/", deployment_views.resume, name="resume"),
+    path("deployments/<slug:deployment_id>/promote/", deployment_views.promote, name="promote"),
+    path("deployments/<slug:deployment_id>/rollback/", deployment_views.roll_back, name="rollback"),
     path(
         "login/",
         LoginView.as_view(template_name="login.html", redirect_authenticated_user=True),

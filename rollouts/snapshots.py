@@ -175,15 +175,25 @@ def consistent_snapshot(deployment_id: str) -> Json:
 def snapshot(deployment: Deployment) -> Json:
     """Return all of `deployment`. Call it within `one_moment`, or it may mix two."""
     targets = list(deployment.targets.all())
+    fields = _without_checks(deployment, targets)
     checks = latest_checks(deployment.pk)
+    for target, shown in zip(targets, fields["targets"], strict=True):
+        shown["health_checks"] = checks[target.pk]
+    return fields
+
+
+def bare_snapshot(deployment: Deployment) -> Json:
+    """Return all of `deployment` but the health checks, which are most of it."""
+    return _without_checks(deployment, list(deployment.targets.all()))
+
+
+def _without_checks(deployment: Deployment, targets: Sequence[Target]) -> Json:
     fields = deployment_fields(deployment)
     fields["steps"] = deployment.plan
     fields["way_back"] = deployment.way_back
     fields["analysis"] = analysis_fields(deployment.evidence, policies.stored(deployment.policy))
     fields["progress"] = progress(targets)
-    fields["targets"] = [
-        {**target_fields(target), "health_checks": checks[target.pk]} for target in targets
-    ]
+    fields["targets"] = [target_fields(target) for target in targets]
     return fields
 
 
@@ -239,12 +249,14 @@ def apply(held: Json, events: Iterable[Json]) -> Json:
     Where nothing is held yet, `held` is empty and the events begin with the first.
     """
     result = dict(held)
+    targets = {target["instance"]: target for target in held.get("targets", [])}
     for event in events:
-        patch = dict(event["patch"])
-        changed = {target["instance"]: target for target in patch.get("targets", [])}
-        if "targets" in result:
-            patch["targets"] = [
-                {**target, **changed.get(target["instance"], {})} for target in result["targets"]
-            ]
-        result.update(patch)
+        result.update(event["patch"])
+        known = bool(targets)
+        for target in event["patch"].get("targets", []):
+            name = target["instance"]
+            if name in targets or not known:
+                targets[name] = {**targets.get(name, {}), **target}
+    if targets:
+        result["targets"] = list(targets.values())
     return result

@@ -26,9 +26,9 @@ export function tell(text) {
   document.getElementById("told").textContent = text;
 }
 
-export function alert(text) {
+export function alert(text, ...more) {
   const box = document.getElementById("alert");
-  box.replaceChildren(make("p", { class: "notice fail" }, `✕ ${text}`));
+  box.replaceChildren(make("p", { class: "notice fail" }, `✕ ${text}`, ...more));
 }
 
 export const clearAlert = () => document.getElementById("alert").replaceChildren();

@@ -5,6 +5,9 @@ import { clock, now } from "./time.js";
 const POLL = 3_000;
 const GLYPHS = { live: "●", connecting: "○", reconnecting: "◌", offline: "✕", "signed-out": "✕" };
 
+// Where one logs in and comes back to the same place.
+export const loginUrl = () => `/login/?next=${encodeURIComponent(location.pathname + location.search)}`;
+
 export function badge(live) {
   const node = document.getElementById("freshness");
   const glyph = node.querySelector(".fresh-glyph");
@@ -14,8 +17,7 @@ export function badge(live) {
     node.dataset.state = live.state;
     glyph.textContent = GLYPHS[live.state];
     if (live.state === "signed-out") {
-      const next = encodeURIComponent(location.pathname);
-      words.replaceChildren(`Signed out, ${asOf}. `, make("a", { href: `/login/?next=${next}` }, "Log in"));
+      words.replaceChildren(`Signed out, ${asOf}. `, make("a", { href: loginUrl() }, "Log in"));
       return;
     }
     const text = {

@@ -87,7 +87,8 @@ function paintReason(root, held, look) {
 
 export function paintFailure(root, event) {
   const node = part(root, "failure");
-  node.hidden = false;
+  node.hidden = !event;
+  if (!event) return;
   say(root, "failure-words", event.message);
   say(root, "failure-at", clock(event.at));
   part(root, "failure-at").dateTime = event.at;

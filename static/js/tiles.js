@@ -14,12 +14,11 @@ export function find(root) {
 
 export const tileOf = (name) => tiles.get(name);
 
-export function paint(held, names) {
-  const wanted = new Set(names);
+// Paint `targets` of what is held, and their lanes.
+export function paint(held, targets) {
   const batches = new Set();
   const traffic = takesTraffic(held);
-  for (const target of held.targets) {
-    if (!wanted.has(target.instance)) continue;
+  for (const target of targets) {
     batches.add(target.batch);
     const node = tiles.get(target.instance);
     if (node) paintTile(node, target, held.status, traffic);

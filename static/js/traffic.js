@@ -112,14 +112,6 @@ function figure(value) {
   return rounded(value, value >= 1 ? 1 : 2);
 }
 
-export function errorsSoFar(held) {
-  const found = held.analysis;
-  if (!found || !(found.new.answers || found.old.answers)) return ["No traffic was counted yet."];
-  return sides(held)
-    .reverse()
-    .map((row) => `${row.version}: ${row.answers} answered, ${row.errors} with errors.`);
-}
-
 export function paint(root, held) {
   paintBars(root, split(held));
   paintWords(part(root, "share-words"), splitWords(held));

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from dashboard import stages, traffic
+from dashboard import asking, stages, traffic
 from rollouts.snapshots import apply
 from tests.acceptance.browsing import (
     SECONDS,
@@ -52,9 +52,7 @@ BOTH = """async () => {
     bars: [...root.querySelectorAll(".shares rect")].map((node) =>
       [node.getAttribute("class"), Math.round(Number.parseFloat(node.getAttribute("width")))]),
     asked: ["promote", "stop", "back"].map((name) =>
-      root.querySelector(`[data-control=${name}]`).hidden
-        ? ""
-        : text(root.getElementById(name))),
+      text(root.querySelector(`[data-control=${name}]:not([hidden])`) ?? new Text())),
   });
   const answer = await fetch(location.pathname);
   const drawn = new DOMParser().parseFromString(await answer.text(), "text/html");
@@ -62,22 +60,21 @@ BOTH = """async () => {
 }"""
 
 # All that the scripts make of snapshots, at a moment.
-SAID = """async ([snapshots, at]) => {
+SAID = """async ([snapshots, stops, at]) => {
   const stages = await import("/static/js/stages.js");
   const traffic = await import("/static/js/traffic.js");
+  stages.follow(stops);
   return snapshots.map((held) => ({
     rail: stages.rail(held, at),
     decision: stages.decision(held, at),
-    promotion: stages.promotion(held),
-    back: stages.shiftBack(held),
-    stopping: stages.stopping(held),
+    promoting: stages.promoting(held),
+    back: stages.maySendBack(held),
     strategy: stages.strategyWords(held),
     serves: stages.takesTraffic(held),
     pause: stages.mayPause(held),
     split: traffic.splitWords(held),
     sides: traffic.sides(held),
     evidence: traffic.evidence(held),
-    errors: traffic.errorsSoFar(held),
   }));
 }"""
 
@@ -123,16 +120,14 @@ def words_of(held: Json, at: datetime) -> Json:
     return {
         "rail": stages.rail(held, at),
         "decision": stages.decision(held, at),
-        "promotion": stages.promotion(held),
-        "back": stages.shift_back(held),
-        "stopping": stages.stopping(held),
+        "promoting": (asking.promotion(held) or {"open": ""})["open"],
+        "back": bool(asking.shift_back(held)),
         "strategy": stages.strategy_words(held),
         "serves": stages.takes_traffic(held),
-        "pause": stages.may_pause(held),
+        "pause": asking.may_pause(held),
         "split": traffic.split_words(held),
         "sides": traffic.sides(held),
         "evidence": traffic.evidence(held),
-        "errors": traffic.errors_so_far(held),
     }
 
 
@@ -146,7 +141,7 @@ def compare_words(page: Page, events: list[Json]) -> None:
     asked = json.loads(json.dumps(held[-1]["policy"]["analysis"])) | {"too_little": "ask"}
     held += [{**one, "policy": {**one["policy"], "analysis": asked}} for one in held[::5]]
     at = datetime.fromisoformat(events[-1]["at"]) - timedelta(seconds=1.5)
-    said = page.evaluate(SAID, [held, at.timestamp() * 1000])
+    said = page.evaluate(SAID, [held, stages.course(held[0]), at.timestamp() * 1000])
     for one, words in zip(held, said, strict=True):
         # Numbers come back from the browser without telling 5 from 5.0.
         assert words == json.loads(json.dumps(words_of(one, at))), one["seq"]

@@ -10,7 +10,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.utils import timezone
 
-from dashboard import attention, screens, snapshots, stages, traffic
+from dashboard import asking, attention, screens, snapshots, stages, traffic
 from rollouts import actions, planning
 from rollouts.models import Deployment, Service
 from rollouts.policy import parse
@@ -261,7 +261,7 @@ def test_a_promotion_says_what_it_moves(client: Client) -> None:
     """The dialog has both sides' figures, the next step and the end, and nothing bare."""
     steps = [{"share": 5, "bake": 60}, {"share": 75, "bake": 9}, {"share": 100}]
     deployment = canary(canary_steps=steps)
-    words = stages.promotion(at(deployment, "bake"))
+    words = asking.promotion(at(deployment, "bake"))
     assert words is not None
     assert words["facts"] == "From 5 % to 75 %: 1 more instance gets v2."
     assert (words["next"], words["end"]) == ("Promote to 75 %", "Promote to the end")
@@ -290,18 +290,18 @@ def test_a_promotion_is_offered_only_while_something_is_waited_for(
 ) -> None:
     """Neither twice, nor against another wish."""
     held = {**at(canary(), "bake"), **fields}
-    assert bool(stages.promotion(held)) is offered
-    assert stages.promotion(at(Deployment.objects.get(), "change")) is None
+    assert bool(asking.promotion(held)) is offered
+    assert asking.promotion(at(Deployment.objects.get(), "change")) is None
 
 
 def test_what_moves_no_traffic_says_what_comes_then() -> None:
     """A bake before an approval only ends, an old slot is only let go."""
     held = at(canary(), "bake")
-    words = stages.promotion(held)
+    words = asking.promotion(held)
     assert words is not None
     assert words["next"] == "End the bake"
     assert words["facts"] == "v2 keeps its 5 % of the traffic; then it waits for approval."
-    words = stages.promotion(at(blue_green(keep_old=60), "bake", wish="promote_all"))
+    words = asking.promotion(at(blue_green(keep_old=60), "bake", wish="promote_all"))
     assert words is not None
     assert (words["open"], words["end"]) == ("Let blue go…", "")
 
@@ -328,31 +328,31 @@ def test_shifting_back_is_offered_once_the_traffic_was_shifted(client: Client) -
     """And says to which version and slot, before anything is pressed."""
     deployment = blue_green(approve=True)
     deployment.targets.update(old_version="v0")
-    assert stages.shift_back(at(deployment, "approve")) == ""
+    assert asking.shift_back(at(deployment, "approve")) == ""
     held = at(deployment, "bake")
-    assert stages.shift_back(held) == (
+    assert asking.shift_back(held) == (
         "All traffic goes back to v1 on blue at once; green is then brought back to v0 off traffic."
     )
-    assert stages.stopping(held)["back"] == stages.shift_back(held)
+    assert asking.stopping(held, NOW)["back"] == asking.shift_back(held)
     text = client.get(f"/deployments/{deployment.id}/?back=1").content.decode()
     [dialog] = re.findall(r'<dialog id="back".*?</dialog>', text, re.DOTALL)
     assert " open>" in dialog
     assert f"/deployments/{deployment.id}/rollback/" in dialog
     assert "All traffic goes back to v1 on blue at once" in dialog
-    assert stages.shift_back({**held, "wish": "rollback"}) == ""
-    assert stages.shift_back({**held, "status": "completed"}) == ""
+    assert asking.shift_back({**held, "wish": "rollback"}) == ""
+    assert asking.shift_back({**held, "status": "completed"}) == ""
 
 
 def test_aborting_a_canary_says_that_its_share_goes_first() -> None:
     """Unless too few are left on the old version to take all at once."""
     held = at(canary(), "bake")
     held["progress"] = {**held["progress"], "updated": 1, "healthy": 1}
-    words = stages.stopping(held)
+    words = asking.stopping(held, NOW)
     assert words["word"] == "Abort canary, back to v1"
     assert words["back"].startswith("Its share goes to 0 first")
     assert words["here"] == "1 of 4 stay on v2, with 5 % of the traffic: a mixed fleet."
     held["progress"] = {**held["progress"], "updated": 3, "healthy": 3}
-    assert stages.stopping(held)["back"].startswith("Too few are left on the old version")
+    assert asking.stopping(held, NOW)["back"].startswith("Too few are left on the old version")
 
 
 def deployer(*rights: str) -> Client:
@@ -453,7 +453,7 @@ def test_swap_is_a_button_with_a_right(client: Client) -> None:
     assert answer["Location"] == f"/deployments/{deployment.id}/"
     held = at(deployment, "change")
     assert labels(held) == ["verify green", "100 % to green"]
-    assert stages.stopping(held)["facts"].startswith("It changes no instance.")
+    assert asking.stopping(held, NOW)["facts"].startswith("It changes no instance.")
     again = client.post("/services/shop/swap/", follow=True)
     assert "is active on shop" in again.content.decode()
     assert client.post("/api/v1/services/shop/swap").status_code == 409

@@ -3,7 +3,7 @@
 import pytest
 from django.test import Client
 
-from dashboard import stages
+from dashboard import asking
 from rollouts import actions
 from rollouts.models import Deployment, Service
 from rollouts.snapshots import snapshot
@@ -92,7 +92,7 @@ def test_a_bake_between_zones_is_ended_by_words_of_its_own(service: Service) -> 
     begun = actions.start(service, "v2", by="ada", policy=ZONED)
     place = [step["kind"] for step in begun.plan].index("bake")
     begun.status, begun.cursor = DeploymentStatus.IN_PROGRESS, place
-    words = stages.promotion(snapshot(begun))
+    words = asking.promotion(snapshot(begun))
     assert words is not None
     assert (words["open"], words["title"]) == ("End the bake…", "End the bake?")
     assert words["facts"] == "v2 is watched no longer; 2 instances (zone a) come next."
