@@ -16,12 +16,12 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 # Importing registers: the admin finds this module alone by itself.
-from dashboard import admin_hosts, admin_records, admin_tokens
+from dashboard import admin_hosts, admin_records, admin_tokens, admin_trail
 from dashboard.admin_instances import InstanceForm
 from dashboard.admin_keeping import KeptWhileNeeded
 from rollouts.models import ACTIVE_VALUES, Deployment, Instance, Service
 
-__all__ = ["ServiceAdmin", "admin_hosts", "admin_records", "admin_tokens"]
+__all__ = ["ServiceAdmin", "admin_hosts", "admin_records", "admin_tokens", "admin_trail"]
 
 # A browser may send 1,000 fields; with more instances they are edited one by one.
 INLINE_INSTANCES = 50

@@ -1,121 +1,249 @@
 """Instances as CSV: what is exported can be imported again."""
 
+# django-import-export ships no annotations.
+# mypy: disallow_subclassing_any=False
+
 import csv
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from django import forms
+from django.core import signing
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError, transaction
-from django.db.models import QuerySet
+from django.utils.html import format_html
+from import_export import fields, widgets
+from import_export.formats import base_formats
+from import_export.forms import ConfirmImportForm, ImportForm
+from import_export.instance_loaders import BaseInstanceLoader
+from import_export.resources import Diff, ModelResource
+from import_export.tmp_storages import BaseStorage
 
 from dashboard.admin_keeping import needed_by
+from dashboard.audit import shown
 from rollouts.models import Instance, Service
 
-# Column -> field; `service` and `name` say which instance, `version` is only exported.
-FIELDS = {
-    "host": "hostname",
-    "port": "port",
-    "server": "server",
-    "slot": "slot",
-    "zone": "zone",
-    "active": "active",
-}
-EMPTIED = {"host", "port", "slot", "zone"}  # the others keep their value where a row has none
-COLUMNS = ("service", "name", *FIELDS, "version")
+COLUMNS = ("service", "name", "host", "port", "server", "slot", "zone", "active", "version")
 REQUIRED = ("service", "name", "host", "port")
 MAX_BYTES = 1024 * 1024
 MAX_ROWS = 5_000
+CONFIRMED_WITHIN = 24 * 3600  # seconds after the preview
+SALT = "dashboard.admin_csv"
 
 
-def write(target: Any, instances: QuerySet[Instance]) -> None:
-    """Write `instances` to the file-like `target`, a row each after a row of names."""
-    writer = csv.writer(target)
-    writer.writerow(COLUMNS)
-    for one in instances.select_related("service"):
-        values = [str(getattr(one, name)) for name in FIELDS.values()]
-        writer.writerow([one.service.name, one.name, *values, one.version])
+class CSV(base_formats.CSV):
+    """The one format that is offered."""
+
+    CONTENT_TYPE = "text/csv; charset=utf-8"
 
 
-class ImportForm(forms.Form):
-    """A CSV file; its rows are in `rows` once it is valid."""
+class SignedText(BaseStorage):
+    """Keeps what was previewed in the page that asks for the confirmation, compressed and signed.
 
-    file = forms.FileField(label="CSV file", help_text="At most 1 MiB and 5,000 rows.")
-    rows: list[dict[str, Any]]
+    So nothing is left behind on a disk, any web process can take the answer, and what is imported
+    is what was shown.
+    """
 
-    def clean_file(self) -> Any:
-        """Refuse what is no CSV with the columns that are needed."""
-        file = self.cleaned_data["file"]
+    def save(self, data: bytes) -> None:
+        """Make a name that says it all."""
+        text = data.decode(self.encoding)
+        self.name = signing.dumps(text, salt=SALT, compress=True)
+
+    def read(self) -> str:
+        """Return the text; raise BadSignature where it is not one that we gave out."""
+        return str(signing.loads(self.name, salt=SALT, max_age=CONFIRMED_WITHIN))
+
+    def remove(self) -> None:
+        """Nothing was kept."""
+
+
+class CsvForm(ImportForm):
+    """A file whose shape is right; whether its rows are is for the resource to say."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["format"].widget = forms.HiddenInput()
+        file = self.fields["import_file"]
+        file.label = "CSV file"
+        file.help_text = "In UTF-8, at most 1 MiB and 5,000 rows."
+        file.widget.attrs["accept"] = ".csv,text/csv"
+
+    def clean_import_file(self) -> Any:
+        """Refuse what is no CSV with the columns that are needed, and as many values a row."""
+        file = self.cleaned_data["import_file"]
         if file.size > MAX_BYTES:
             raise ValidationError("is larger than 1 MiB: split it")
         try:
             text = file.read().decode("utf-8-sig")
-            reader = csv.DictReader(io.StringIO(text), strict=True)
-            names = list(reader.fieldnames or [])
-            self.rows = list(reader)
+            rows = list(csv.reader(io.StringIO(text), strict=True))
         except (UnicodeDecodeError, csv.Error) as error:
             raise ValidationError(f"is no CSV in UTF-8: {error}") from error
-        if unknown := [name for name in names if name not in COLUMNS]:
-            raise ValidationError(f"has unknown columns: {', '.join(unknown)[:200]}")
-        if missing := [name for name in REQUIRED if name not in names]:
-            raise ValidationError(f"lacks columns: {', '.join(missing)}")
-        if len(self.rows) > MAX_ROWS:
-            raise ValidationError("has more than 5,000 rows: split it")
+        file.seek(0)
+        if wrong := _wrong_shape(text, rows):
+            raise ValidationError(wrong)
         return file
 
 
-@dataclass
-class Loaded:
-    """What an import did: all of it, or nothing where there are `errors`."""
-
-    added: list[Instance] = field(default_factory=list)
-    changed: list[Instance] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-
-
-def load(rows: list[dict[str, Any]]) -> Loaded:
-    """Add and change instances to match `rows`; nothing where one of them is wrong."""
-    loaded = Loaded()
-    services = {service.name: service for service in Service.objects.all()}
-    try:
-        with transaction.atomic():
-            # One after the other, so that each row is checked against those before it.
-            for line, row in enumerate(rows, 2):
-                _load_row(row, line, services, loaded)
-            if loaded.errors:
-                transaction.set_rollback(True)
-    except IntegrityError as error:
-        loaded.errors.append(f"Somebody changed the inventory meanwhile: {error}")
-    return loaded
+def _wrong_shape(text: str, rows: list[list[str]]) -> list[str]:
+    """Return what is wrong about a table before anybody looks at its values."""
+    names = rows[0] if rows else []
+    while rows and not rows[-1]:
+        rows.pop()
+    if unknown := [name for name in names if name not in COLUMNS]:
+        return [f"has unknown columns: {', '.join(unknown)[:200]}; known: {', '.join(COLUMNS)}"]
+    if missing := [name for name in REQUIRED if name not in names]:
+        return [f"lacks columns: {', '.join(missing)}"]
+    if len(set(names)) < len(names):
+        return ["has a column twice"]
+    if len(rows) > MAX_ROWS + 1:
+        return ["has more than 5,000 rows: split it"]
+    if "\0" in text:
+        return ["holds a NUL, which can't be stored"]
+    return [
+        f"Line {line} has {len(row)} values, not {len(names)}"
+        for line, row in enumerate(rows, 1)
+        if len(row) != len(names)
+    ][:20]
 
 
-def _load_row(
-    row: Mapping[str, Any], line: int, services: Mapping[str, Service], loaded: Loaded
-) -> None:
-    if None in row or None in row.values():
-        loaded.errors.append(f"Line {line}: has not as many values as there are columns.")
-        return
-    service = services.get(row["service"].strip())
-    if service is None:
-        loaded.errors.append(f"Line {line}: service: there is no {row['service'][:64]!r}.")
-        return
-    name = row["name"].strip()
-    found = None if "\0" in name else service.instances.filter(name=name).first()
-    instance = found or Instance(service=service, name=name)
-    was_active = instance.active
-    for column, attribute in FIELDS.items():
-        value = row.get(column, "").strip()
-        if value or (column in row and column in EMPTIED):
-            setattr(instance, attribute, value.capitalize() if column == "active" else value)
-    try:
-        instance.full_clean()
-        if found and was_active and not instance.active and (needed := needed_by([instance])):
-            raise ValidationError({"active": needed})
-    except ValidationError as error:
-        for key, words in error.message_dict.items():
-            loaded.errors.append(f"Line {line}: {key}: {' '.join(words)}")
-        return
-    instance.save()
-    (loaded.changed if found else loaded.added).append(instance)
+class ConfirmForm(ConfirmImportForm):
+    """Takes the preview back; nothing else can be chosen."""
+
+    format = forms.ChoiceField(choices=[("0", "CSV")], widget=forms.HiddenInput)
+    resource = forms.ChoiceField(
+        choices=[("0", "Instances")], required=False, widget=forms.HiddenInput
+    )
+
+
+class Value(widgets.Widget):
+    """Text as the model's own field reads it, so that forms and files take the same."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.field: Any = Instance._meta.get_field(name)
+
+    def clean(self, value: Any, row: Any = None, **kwargs: Any) -> Any:
+        """Return the value, None for no text where the field is not text; raise ValueError."""
+        text = str(value).strip()
+        if not text:
+            return "" if self.field.empty_strings_allowed else None
+        try:
+            return self.field.to_python(text.capitalize() if self.field.name == "active" else text)
+        except ValidationError as error:
+            raise ValueError(" ".join(error.messages)) from error
+
+    def render(self, value: Any, obj: Any = None, **kwargs: Any) -> str:
+        """Return the value as it can be read again."""
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        return "" if value is None else str(value)
+
+
+class ServiceName(widgets.Widget):
+    """A service by its name; all are read once for a file."""
+
+    @cached_property
+    def services(self) -> dict[str, Service]:
+        """All services."""
+        return {service.name: service for service in Service.objects.all()}
+
+    def clean(self, value: Any, row: Any = None, **kwargs: Any) -> Service:
+        """Return the service, or say that there is none."""
+        found = self.services.get(str(value).strip())
+        if found is None:
+            raise ValidationError({"service": f"there is no service {str(value)[:64]!r}"})
+        return found
+
+    def render(self, value: Any, obj: Any = None, **kwargs: Any) -> str:
+        """Return its name."""
+        return str(value or "")
+
+
+class Loader(BaseInstanceLoader):
+    """Finds the instances of a file by service and name, having read them all at once."""
+
+    def __init__(self, resource: Any, dataset: Any = None) -> None:
+        super().__init__(resource, dataset)
+        stored = Instance.objects.select_related("service")
+        self.stored = {(one.service_id, one.name): one for one in stored}
+
+    def get_instance(self, row: Any) -> Instance | None:
+        """Return the instance of a row, None for a new one."""
+        columns = self.resource.fields
+        service = columns["service"].clean(row)
+        return self.stored.get((service.pk, columns["name"].clean(row)))
+
+
+class Changes(Diff):
+    """What a row changes, in words and marks: the library's own needs inline styles."""
+
+    def as_html(self) -> list[str]:
+        """Return each value, with what it was before where that differs."""
+        pairs = zip(self.left, self.right, strict=True)
+        return [self._cell(old, new) for old, new in pairs]
+
+    def _cell(self, old: str, new: str) -> str:
+        if self.new:
+            return format_html("<ins>{}</ins>", new) if new else ""
+        if old == new:
+            return format_html("{}", new)
+        return format_html("<del>{}</del> → <ins>{}</ins>", shown(old), shown(new))
+
+
+class InstanceResource(ModelResource):
+    """A row each; which one it is say `service` and `name`, and `version` is only exported."""
+
+    service = fields.Field("service", "service", ServiceName())
+    name = fields.Field("name", "name", Value("name"))
+    host = fields.Field("hostname", "host", Value("hostname"))
+    port = fields.Field("port", "port", Value("port"))
+    server = fields.Field("server", "server", Value("server"))
+    slot = fields.Field("slot", "slot", Value("slot"))
+    zone = fields.Field("zone", "zone", Value("zone"))
+    active = fields.Field("active", "active", Value("active"), saves_null_values=False)
+    version = fields.Field("version", "version", readonly=True)
+
+    class Meta:
+        model = Instance
+        name = "Instances"
+        fields = COLUMNS
+        import_order = COLUMNS[:-1]
+        export_order = COLUMNS
+        import_id_fields = ("service", "name")
+        instance_loader_class = Loader
+        clean_model_instances = True
+        skip_unchanged = True
+        report_skipped = False
+        use_transactions = True
+
+    @classmethod
+    def get_diff_class(cls) -> type[Diff]:
+        """Return ours."""
+        return Changes
+
+    def get_import_fields(self) -> list[Any]:
+        """Return what a file may change."""
+        return [self.fields[name] for name in COLUMNS[:-1]]
+
+    def before_import_row(self, row: Any, **kwargs: Any) -> None:
+        """Keep the server's name where a row has none: it is never empty."""
+        if not row.get("server", "").strip():
+            row.pop("server", None)
+
+    def validate_instance(
+        self, instance: Any, import_validation_errors: Any = None, validate_unique: bool = True
+    ) -> None:
+        """Check a row as the forms do, each error by the column that is at fault."""
+        errors: dict[str, Any] = {}
+        try:
+            super().validate_instance(instance, import_validation_errors, validate_unique)
+        except ValidationError as error:
+            errors = error.update_error_dict({})
+        if instance.pk and not instance.active and "active" not in errors:
+            was_active = Instance.objects.filter(pk=instance.pk, active=True).exists()
+            if was_active and (needed := needed_by([instance])):
+                errors["active"] = [ValidationError(needed)]
+        if "hostname" in errors:
+            errors["host"] = errors.pop("hostname")
+        if errors:
+            raise ValidationError(errors)

@@ -6,7 +6,7 @@
 from typing import Any
 
 from django.contrib import admin, messages
-from django.contrib.admin.models import DELETION, LogEntry
+from django.contrib.admin.models import DELETION
 from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
 
@@ -96,8 +96,7 @@ class HostKeyAdmin(admin.ModelAdmin):
     def forget(self, request: HttpRequest, queryset: QuerySet[HostKey]) -> None:
         """Delete the selected keys."""
         chosen = list(queryset)
-        if chosen and request.user.pk is not None:
-            LogEntry.objects.log_actions(request.user.pk, chosen, DELETION, "Forgotten.")
+        log_changes(request, chosen, "Forgotten.", DELETION)
         hostkeys.forget(chosen, request.user.get_username())
         names = ", ".join(map(str, chosen))
         self.message_user(request, f"Forgotten: {names}.", messages.SUCCESS)

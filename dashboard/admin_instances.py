@@ -7,18 +7,13 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.http import HttpRequest
 
-from dashboard import admin_csv
 from dashboard.admin_keeping import KeptWhileNeeded, log_changes, needed_by, tell_refusals
+from dashboard.admin_transfer import Transfer
 from rollouts import steering
 from rollouts.models import Instance
-
-SHOWN_ERRORS = 20  # of an imported file
 
 
 class InstanceForm(forms.ModelForm):
@@ -44,7 +39,7 @@ class InstanceForm(forms.ModelForm):
 
 
 @admin.register(Instance)
-class InstanceAdmin(KeptWhileNeeded):
+class InstanceAdmin(Transfer, KeptWhileNeeded):
     """Instances of all services."""
 
     form = InstanceForm
@@ -82,10 +77,8 @@ class InstanceAdmin(KeptWhileNeeded):
         "deactivate",
         "take_out_of_rotation",
         "put_back",
-        "export_csv",
         "delete_selected",
     ]
-    change_list_template = "admin/rollouts/instance/change_list.html"
 
     def refusals(self, objects: QuerySet) -> list[str]:
         """Return which active deployment needs which of the instances."""
@@ -137,41 +130,3 @@ class InstanceAdmin(KeptWhileNeeded):
             self.message_user(request, f"{words}: {names}.", messages.SUCCESS)
         for sentence in outcome.errors:
             self.message_user(request, sentence, messages.ERROR)
-
-    @admin.action(permissions=["view"], description="Export as CSV")
-    def export_csv(self, request: HttpRequest, queryset: QuerySet[Instance]) -> HttpResponse:
-        """Return the selected instances as a file that the import takes."""
-        answer = HttpResponse(content_type="text/csv; charset=utf-8")
-        answer["Content-Disposition"] = 'attachment; filename="instances.csv"'
-        admin_csv.write(answer, queryset)
-        return answer
-
-    def get_urls(self) -> list[URLPattern]:
-        """Return the pages of the admin and the import's."""
-        view = self.admin_site.admin_view(self.import_view)
-        return [path("import/", view, name="rollouts_instance_import"), *super().get_urls()]
-
-    def import_view(self, request: HttpRequest) -> HttpResponse:
-        """Take a CSV file: all of its rows, or none and every error in it."""
-        if not (self.has_add_permission(request) and self.has_change_permission(request)):
-            raise PermissionDenied
-        form = admin_csv.ImportForm(request.POST or None, request.FILES or None)
-        errors: list[str] = []
-        if request.method == "POST" and form.is_valid():
-            loaded = admin_csv.load(form.rows)
-            if not loaded.errors:
-                log_changes(request, loaded.changed + loaded.added, "Imported from CSV.")
-                words = f"Imported: {len(loaded.added)} added, {len(loaded.changed)} changed."
-                self.message_user(request, words, messages.SUCCESS)
-                return HttpResponseRedirect(reverse("admin:rollouts_instance_changelist"))
-            errors = loaded.errors
-        context = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
-            "form": form,
-            "errors": errors[:SHOWN_ERRORS],
-            "hidden": max(0, len(errors) - SHOWN_ERRORS),
-            "title": "Import instances",
-            "columns": ", ".join(admin_csv.COLUMNS),
-        }
-        return TemplateResponse(request, "admin/rollouts/instance/import.html", context)

@@ -1,20 +1,21 @@
-"""What can't be deleted or deactivated in the admin, and the words for it."""
+"""What can't be deleted or deactivated in the admin, and what its history says of each change."""
 
 # Django's forms and admin classes are generic for mypy alone and take no arguments at runtime.
 # mypy: disable-error-code="type-arg"
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.actions import delete_selected
-from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.models import ADDITION, CHANGE, LogEntry
 from django.contrib.admin.utils import unquote
 from django.db import IntegrityError, models
 from django.db.models import ProtectedError, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
+from dashboard.audit import NEW, differences
 from rollouts.models import ACTIVE_VALUES, Instance, Target
 
 SHOWN_REFUSALS = 5
@@ -47,13 +48,50 @@ def tell_refusals(
     return bool(sentences)
 
 
-def log_changes(request: HttpRequest, rows: Sequence[models.Model], words: str) -> None:
-    """Have the admin's own history of each of `rows` say who did what."""
+def log_changes(
+    request: HttpRequest, rows: Sequence[models.Model], words: str, kind: int = CHANGE
+) -> None:
+    """Have the audit trail say of each of `rows` who did what."""
     if rows and request.user.pk is not None:
-        LogEntry.objects.log_actions(request.user.pk, rows, CHANGE, words)
+        LogEntry.objects.log_actions(request.user.pk, rows, kind, words)
 
 
-class KeptWhileNeeded(admin.ModelAdmin):
+def changes_of(form: Any, *, new: bool) -> str:
+    """Return what a valid form changed, from what to what, or what a new row is."""
+    told = differences(_values(form, new=new))
+    return f"Added: {told}" if new and told else told
+
+
+def _values(form: Any, *, new: bool) -> Iterator[tuple[str, Any, Any]]:
+    for name in form.changed_data:
+        field = form.fields[name]
+        old = NEW if new else form.get_initial_for_field(field, name)
+        yield str(field.label or name).lower(), old, form.cleaned_data.get(name)
+
+
+class Told(admin.ModelAdmin):
+    """Its history says what each change was, from what to what."""
+
+    def construct_change_message(
+        self, request: HttpRequest, form: Any, formsets: Any, add: bool = False
+    ) -> Any:
+        """Return the words for the history of what was saved; "" where nothing changed."""
+        return changes_of(form, new=add)
+
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        """Write it down, unless a form was sent as it was."""
+        return super().log_change(request, obj, message) if message else None
+
+    def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
+        """Store rows below the object, each with an entry of its own."""
+        rows = [(one, one.instance._state.adding) for one in formset.forms if one.has_changed()]
+        super().save_formset(request, form, formset, change)
+        for one, new in rows:
+            if words := changes_of(one, new=new):
+                log_changes(request, [one.instance], words, ADDITION if new else CHANGE)
+
+
+class KeptWhileNeeded(Told):
     """Says in words why something can't be deleted, before and after the question."""
 
     def refusals(self, objects: QuerySet) -> list[str]:

@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils import timezone
 
-from dashboard.admin_keeping import log_changes
+from dashboard.admin_keeping import Told, log_changes
 from dashboard.models import ApiToken
 
 
@@ -29,7 +29,7 @@ class TokenForm(forms.ModelForm):
 
 
 @admin.register(ApiToken)
-class ApiTokenAdmin(admin.ModelAdmin):
+class ApiTokenAdmin(Told):
     """Tokens of everybody for superusers, their own for others: a token is a user's rights."""
 
     form = TokenForm

@@ -119,7 +119,7 @@ INSTALLED_APPS = [
     "daphne",
     "dashboard",
     "rollouts",
-    "django.contrib.admin",
+    "dashboard.admin_apps.InventoryConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -129,6 +129,7 @@ INSTALLED_APPS = [
     "channels",
     "csp",
     "django_rq",
+    "import_export",
     "ninja",
 ]
 MIDDLEWARE = [
@@ -235,3 +236,6 @@ LOGGING = {
     # These tell of every request or every connection.
     "loggers": {name: {"level": "WARNING"} for name in ("httpx", "axes", "asyncssh", "botocore")},
 }
+
+# A spreadsheet runs what begins with "=".
+IMPORT_EXPORT_ESCAPE_FORMULAE_ON_EXPORT = True
