@@ -214,6 +214,8 @@ def test_a_preview_of_other_inputs_tells_nothing_about_the_fleet(service: Servic
     """What differs there was typed by the person himself."""
     other = json.loads(seen_of(actions.plan(service, "v2", {"batch_size": 1})))
     assert differences(json.dumps(other), actions.plan(service, "v2")) == []
+    some = seen_of(actions.plan(service, "v2", instances=["web-01"]), ["web-01"])
+    assert differences(some, actions.plan(service, "v2")) == []
 
 
 def test_the_plan_is_drawn_as_a_piece_of_the_page(service: Service, client: Client) -> None:

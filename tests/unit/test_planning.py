@@ -1,5 +1,6 @@
 """The planner: who is changed together, in which order, and the way back."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -98,6 +99,25 @@ def test_every_instance_is_in_one_batch_and_no_batch_exceeds_the_limit(
     named = [name for step in made.steps if isinstance(step, Change) for name in step.targets]
     assert sorted(named) == [one.instance.name for one in observed]
     assert max(len(group) for group in made.batches) <= made.limit <= total
+
+
+def test_who_is_out_serves_nobody_until_its_own_batch() -> None:
+    """Of six two are out: both come back with the first batch, and then each batch costs two."""
+    observed = [*fleet(4), *(replace(one, serving=False) for one in fleet(6)[4:])]
+    made = plan("v2", observed, parse({"batch_size": 2, "max_unavailable": 2}))
+    assert made.in_service == (4, 4, 4)
+    alone = plan("v2", observed, parse({"batch_size": 2, "max_unavailable": 2}), only=["web-01"])
+    assert alone.in_service == (4,)  # who is out and left so takes all that may be out
+    assert plan("v2", fleet(5), parse({"batch_size": 2})).in_service == (3, 3, 4)
+
+
+@given(count=st.integers(2, 40), out=st.integers(0, 6), size=st.integers(1, 5))
+def test_the_least_in_rotation_is_that_of_the_worst_batch(count: int, out: int, size: int) -> None:
+    """What is said of each batch and of the whole plan agrees."""
+    down = min(out, count)
+    observed = [replace(one, serving=number >= down) for number, one in enumerate(fleet(count))]
+    made = plan("v2", observed, parse({"batch_size": size, "max_unavailable": size}))
+    assert min(made.in_service) == made.least
 
 
 @given(
