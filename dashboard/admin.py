@@ -3,28 +3,28 @@
 # Django's forms and admin classes are generic for mypy alone and take no arguments at runtime.
 # mypy: disable-error-code="type-arg"
 
-import json
 from typing import Any
 
-from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.postgres.aggregates import StringAgg
-from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
-from django.http import HttpRequest
+from django.db.models import Count, JSONField, OuterRef, Q, QuerySet, Subquery
+from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
-from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 
 # Importing registers: the admin finds this module alone by itself.
 from dashboard import admin_hosts, admin_records, admin_tokens, admin_trail
-from dashboard.admin_instances import InstanceForm
+from dashboard.admin_examples import BALANCERS, DRIVERS, folded, policy_keys
+from dashboard.admin_instances import InstanceForm, lead_to_deploy
 from dashboard.admin_keeping import KeptWhileNeeded
+from dashboard.admin_service_parts import DeployingFilter, LockFilter, ServiceForm, Settings
 from rollouts.models import ACTIVE_VALUES, Deployment, Instance, Service
 
 __all__ = ["ServiceAdmin", "admin_hosts", "admin_records", "admin_tokens", "admin_trail"]
 
 # A browser may send 1,000 fields; with more instances they are edited one by one.
 INLINE_INSTANCES = 50
+LAST = 5  # deployments on the page of a service
 
 
 class InstanceInline(admin.TabularInline):
@@ -39,89 +39,52 @@ class InstanceInline(admin.TabularInline):
     show_change_link = True
 
 
-class ServiceForm(forms.ModelForm):
-    """A service; what may be left empty becomes an empty object."""
-
-    def clean(self) -> dict[str, Any]:
-        """Refuse JSON that PostgreSQL can't store, such as a NUL or NaN."""
-        cleaned = super().clean() or self.cleaned_data
-        for name in ("driver", "balancer", "version_source", "policy"):
-            try:
-                text = json.dumps(cleaned.get(name), ensure_ascii=False, allow_nan=False)
-                storable = "\\u0000" not in text and bool(text.encode())
-            except ValueError:
-                storable = False
-            if not storable:
-                self.add_error(name, "holds a character or number that can't be stored")
-        return cleaned
-
-    def clean_version_source(self) -> Any:
-        """Return the settings, an empty object where nothing was typed."""
-        return self.cleaned_data["version_source"] or {}
-
-    def clean_policy(self) -> Any:
-        """Return the policy, an empty object where nothing was typed."""
-        return self.cleaned_data["policy"] or {}
-
-    def clean_locked_until(self) -> Any:
-        """Refuse a new end of the lock that is over already."""
-        until = self.cleaned_data["locked_until"]
-        if until and "locked_until" in self.changed_data and until <= timezone.now():
-            raise forms.ValidationError("must be in the future, or empty for no end")
-        return until
-
-
-class LockFilter(admin.SimpleListFilter):
-    """Services by whether their lock holds now."""
-
-    title = "lock"
-    parameter_name = "lock"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("held", "Locked now"), ("free", "Free")]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        holds = Q(locked=True) & (Q(locked_until__isnull=True) | Q(locked_until__gt=timezone.now()))
-        if self.value() == "held":
-            return queryset.filter(holds)
-        return queryset.exclude(holds) if self.value() == "free" else queryset
-
-
-class DeployingFilter(admin.SimpleListFilter):
-    """Services by whether a deployment of them is active."""
-
-    title = "deployment"
-    parameter_name = "deploying"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("yes", "Running"), ("no", "None running")]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        deploying = Deployment.objects.filter(status__in=ACTIVE_VALUES).values("service")
-        if self.value() == "yes":
-            return queryset.filter(pk__in=deploying)
-        return queryset.exclude(pk__in=deploying) if self.value() == "no" else queryset
-
-
 @admin.register(Service)
 class ServiceAdmin(KeptWhileNeeded):
     """Services with their adapters, default policy, lock and, where few, instances."""
 
     form = ServiceForm
+    formfield_overrides = {JSONField: {"form_class": Settings}}
     inlines = [InstanceInline]
     list_display = ["name", "versions", "instance_count", "lock", "last_deployment"]
     list_filter = [LockFilter, DeployingFilter]
     list_per_page = 50
     search_fields = ["name", "instances__name", "instances__hostname"]
     search_help_text = "A service, or the name or host of one of its instances"
-    readonly_fields = ["locked_by", "created_at", "instance_link", "live_slot"]
+    readonly_fields = [
+        "locked_by",
+        "created_at",
+        "dashboard_link",
+        "instance_link",
+        "last_deployments",
+        "live_slot",
+    ]
     actions = ["delete_selected"]
     fieldsets = [
-        (None, {"fields": ["name", "instance_link", "created_at"]}),
-        ("How it is deployed", {"fields": ["driver", "balancer", "version_source", "policy"]}),
+        (None, {"fields": ["name", "dashboard_link", "instance_link", "last_deployments"]}),
+        ("How an instance gets a version", {"fields": ["driver", "version_source"]}),
+        ("How traffic is steered", {"fields": ["balancer"]}),
+        ("How it is deployed", {"fields": ["policy"]}),
         ("Slots for blue/green", {"fields": ["live_slot", "preview_url"]}),
         ("Lock", {"fields": ["locked", "lock_reason", "locked_until", "locked_by"]}),
+        ("History", {"fields": ["created_at"]}),
     ]
+
+    def get_fieldsets(self, request: HttpRequest, obj: Service | None = None) -> Any:
+        """Return the fields in groups, with what can be copied into those of settings."""
+        copied = {
+            "driver": lambda: folded("Examples of drivers, to copy", DRIVERS),
+            "balancer": lambda: folded("Examples of balancers, to copy", BALANCERS),
+            "policy": policy_keys,
+        }
+        groups = []
+        for title, options in self.fieldsets or []:
+            told = next((copied[name]() for name in options["fields"] if name in copied), "")
+            groups.append((title, {**options, "description": told}))
+        if obj is None:
+            groups[0] = (None, {"fields": ["name"]})
+            groups.pop()
+        return groups
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """Return services with what the list shows of each, in one query."""
@@ -171,6 +134,19 @@ class ServiceAdmin(KeptWhileNeeded):
             obj.locked_until = None
         super().save_model(request, obj, form, change)
 
+    def response_add(
+        self, request: HttpRequest, obj: Service, post_url_continue: str | None = None
+    ) -> HttpResponse:
+        """Say what comes next: its instances, or the first deployment."""
+        answer = super().response_add(request, obj, post_url_continue)
+        if obj.instances.exists():
+            lead_to_deploy(request, obj)
+        else:
+            url = reverse("admin:rollouts_instance_add", query={"service": obj.pk})
+            words = '{} has no instance yet: <a href="{}">add its first instance</a>.'
+            messages.info(request, format_html(words, obj.name, url))
+        return answer
+
     def refusals(self, objects: QuerySet) -> list[str]:
         """Return why services can't be deleted: one that deploys, and one with a history."""
         history = (
@@ -201,11 +177,35 @@ class ServiceAdmin(KeptWhileNeeded):
         """Return how many instances it has, as a link to them."""
         return self._instances(service, str(service.instances_in_all or 0))
 
+    @admin.display(description="on the dashboard")
+    def dashboard_link(self, service: Any) -> str:
+        """Return links to where it is seen and where it is deployed."""
+        return format_html(
+            '<a href="{}">{}</a> · <a href="{}">Deploy</a>',
+            reverse("service", args=[service.name]),
+            service.name,
+            reverse("deploy", args=[service.name]),
+        )
+
+    @admin.display(description="last deployments")
+    def last_deployments(self, service: Any) -> str:
+        """Return links to the last five, as they are seen on the dashboard."""
+        rows = (
+            (
+                reverse("deployment", args=[one.pk]),
+                one.version,
+                one.status.replace("_", " "),
+                f"{one.created_at:%Y-%m-%d %H:%M} UTC",
+                one.started_by,
+            )
+            for one in service.deployments.order_by("-created_at", "-id")[:LAST]
+        )
+        items = format_html_join("", '<li><a href="{}">{}</a>: {}, {}, by {}</li>', rows)
+        return format_html("<ul>{}</ul>", items) if items else "none yet"
+
     @admin.display(description="instances")
     def instance_link(self, service: Any) -> str:
         """Return a link to the list of its instances."""
-        if service.pk is None:
-            return "Save the service first."
         return self._instances(service, f"All {service.instances.count()}, with actions and CSV")
 
     def _instances(self, service: Service, words: str) -> str:

@@ -40,13 +40,16 @@ class _Fields(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "textarea":
+            # A browser drops the line break that a textarea begins with.
+            text = self.values[self._area].removeprefix("\r").removeprefix("\n")
+            self.values[self._area] = text
             self._area = ""
         elif tag == "select":
             self._select = ""
 
     def handle_data(self, data: str) -> None:
         if self._area:
-            self.values[self._area] += data.removeprefix("\r\n")
+            self.values[self._area] += data
 
 
 def fields_of(page: Any) -> dict[str, str]:
