@@ -11,23 +11,30 @@ from redis.exceptions import RedisError
 from dashboard.screens import waiting_words
 from dashboard.stages import asks_approval, strategy_words
 from dashboard.times import duration, moment
-from rollouts import ownership, workers
+from rollouts import drift, ownership, workers
 from rollouts.cautions import names
 from rollouts.models import Event
 
-PAUSED_TOO_LONG = timedelta(minutes=10)
+MINUTE = timedelta(minutes=1)
+PAUSED_TOO_LONG = 10 * MINUTE
+LOOK = "Look at it"
 DRIFTS_SHOWN = 3  # sentences about one service
 OVERLOOKED_AFTER = 15.0  # seconds; dispatch would have said long before what it waits for
 
 
 @dataclass(frozen=True)
 class Notice:
-    """One thing that needs a person; `key` stays the same while it lasts."""
+    """One thing that needs a person; `key` stays the same while it lasts.
+
+    `do` is what the link to `url` is called: where to go with it.
+    """
 
     key: str
     hue: str  # warn or fail
     text: str
     url: str = ""
+    do: str = ""
+    service: str = ""  # whose it is; "" for what concerns all
 
 
 def machinery() -> list[Notice]:
@@ -39,12 +46,13 @@ def machinery() -> list[Notice]:
             Notice(
                 "redis",
                 "fail",
-                "Redis is out of reach: what is started is saved and begins when it is back.",
+                "Redis is out of reach: what is started is saved and begins when it is back. "
+                "Look at the server that REDIS_URL names.",
             )
         ]
     notices = []
     if not alive:
-        text = "No worker is alive: deployments wait until one is."
+        text = "No worker is alive: deployments wait until one is. Start `manage.py worker`."
         notices.append(Notice("worker", "fail", text))
     if any(not one.waiting_for for one in ownership.due(within=-OVERLOOKED_AFTER)):
         text = "Nobody gives out what is due: start `manage.py dispatch`."
@@ -54,31 +62,41 @@ def machinery() -> list[Notice]:
 
 def of_services(services: Iterable[Mapping[str, Any]]) -> list[Notice]:
     """Return which services are left as nobody wanted them."""
-    notices: list[Notice] = []
-    for service in services:
-        name, last = service["name"], service["last_deployment"]
-        if service["active_deployment"]:
-            continue
-        if last and last["status"] == "failed":
-            text = (
-                f"{name}: the deployment of {last['version']} failed and left the fleet as it is."
-            )
-            url = reverse("deployment", args=[last["id"]])
-            notices.append(Notice(f"failed-{name}", "fail", text, url))
-        if held := service["held_out"]:
-            url = reverse("service", args=[name]) + "#held-out"
-            words = (
-                f"{name}: {names(held)} {'is' if len(held) == 1 else 'are'} held out of rotation."
-            )
-            notices.append(Notice(f"held-{name}", "warn", words, url))
-        for slot, versions in _fleets(service).items():
-            if len(versions) > 1:
-                what = f"{slot} of {name}" if slot else name
-                url = reverse("service", args=[name])
-                text = f"{what} runs a mix: {_mix(versions)}."
-                notices.append(Notice(f"mixed-{what}", "warn", text, url))
-        notices += _drifts(service)
-    return notices
+    return [
+        notice
+        for service in services
+        if not service["active_deployment"]
+        for notice in (*_failed(service), *_held(service), *_mixes(service), *_drifts(service))
+    ]
+
+
+def _failed(service: Mapping[str, Any]) -> list[Notice]:
+    name, last = service["name"], service["last_deployment"]
+    if not last or last["status"] != "failed":
+        return []
+    text = f"{name}: the deployment of {last['version']} failed and left the fleet as it is."
+    url = reverse("deployment", args=[last["id"]])
+    return [Notice(f"failed-{name}", "fail", text, url, "What failed", name)]
+
+
+def _held(service: Mapping[str, Any]) -> list[Notice]:
+    name, held = service["name"], service["held_out"]
+    if not held:
+        return []
+    text = f"{name}: {names(held)} {'is' if len(held) == 1 else 'are'} held out of rotation."
+    url = reverse("service", args=[name]) + "#held-out"
+    return [Notice(f"held-{name}", "warn", text, url, "Retry or put back", name)]
+
+
+def _mixes(service: Mapping[str, Any]) -> list[Notice]:
+    name, url = service["name"], reverse("service", args=[service["name"]])
+    found = []
+    for slot, versions in _fleets(service).items():
+        if len(versions) > 1:
+            what = f"{slot} of {name}" if slot else name
+            text = f"{what} runs a mix: {_mix(versions)}."
+            found.append(Notice(f"mixed-{what}", "warn", text, url, "Which runs what", name))
+    return found
 
 
 def _drifts(service: Mapping[str, Any]) -> list[Notice]:
@@ -88,12 +106,22 @@ def _drifts(service: Mapping[str, Any]) -> list[Notice]:
         for word in words:
             alike.setdefault(word, []).append(instance)
     name, url = service["name"], reverse("service", args=[service["name"]])
+    notices = []
+    # It is one thing that is wrong, however many instances could not be told of.
+    for word in [word for word in alike if word.startswith(drift.UNASKED)]:
+        del alike[word]
+        why = word.removeprefix(drift.UNASKED).lstrip(": ")
+        text = f"{name}: its balancer is out of reach: {why}"
+        check = reverse("check", args=[name])
+        notices = [Notice(f"balancer-{name}", "fail", text, check, "Check the fleet", name)]
     if len(alike) > DRIFTS_SHOWN:
         count = len(service["drift"])
         text = f"{name}: {count} instances are not as the inventory says, each in its own way."
-        return [Notice(f"drift-{name}", "warn", text, url)]
-    return [
-        Notice(f"drift-{name}-{word}", "warn", f"{name}, {names(found)}: {word}.", url)
+        return [*notices, Notice(f"drift-{name}", "warn", text, url, "See them", name)]
+    return notices + [
+        Notice(
+            f"drift-{name}-{word}", "warn", f"{name}, {names(found)}: {word}.", url, "See it", name
+        )
         for word, found in alike.items()
     ]
 
@@ -114,18 +142,21 @@ def of_deployments(deployments: Sequence[Mapping[str, Any]], now: datetime) -> l
     notices: list[Notice] = []
     for one in deployments:
         url = reverse("deployment", args=[one["id"]])
-        what = f"{one['service']} {one['version']}"
+        whose = one["service"]
+        what = f"{whose} {one['version']}"
         created = moment(one["created_at"]) or now
         if words := waiting_words(one):
-            notices.append(Notice(f"waiting-{one['id']}", "warn", f"{what}: {words}", url))
+            notices.append(
+                Notice(f"waiting-{one['id']}", "warn", f"{what}: {words}", url, LOOK, whose)
+            )
         if asks_approval(one):
             text = f"{what} waits for approval, {strategy_words(one)}."
-            notices.append(Notice(f"asks-{one['id']}", "warn", text, url))
-        if one["status"] == "paused" and now - _since(one["id"], created) > PAUSED_TOO_LONG:
-            waited = duration((now - _since(one["id"], created)).total_seconds())
-            notices.append(
-                Notice(f"paused-{one['id']}", "warn", f"{what} has been paused for {waited}.", url)
-            )
+            notices.append(Notice(f"asks-{one['id']}", "warn", text, url, "Decide", whose))
+        waited = now - _since(one["id"], created) if one["status"] == "paused" else timedelta()
+        if waited > PAUSED_TOO_LONG:
+            # Whole minutes: a sentence that changes with each look is read again and again.
+            text = f"{what} has been paused for {duration(waited // MINUTE * 60)}."
+            notices.append(Notice(f"paused-{one['id']}", "warn", text, url, "Go on or stop", whose))
     return notices
 
 

@@ -101,9 +101,14 @@ class Figures:
     @classmethod
     def of(cls, row: Sequence[Any]) -> "Figures":
         """Return what a row of SUMS says."""
-        *counts, took, restored = row
+        completed, rolled_back, failed, cancelled, still_open, took, restored = row
         median, p90 = took or (None, None)
-        return cls(*counts, _seconds(median), _seconds(p90), _seconds(restored))
+        return cls(
+            *(completed, rolled_back, failed, cancelled, still_open),
+            duration_median=_seconds(median),
+            duration_p90=_seconds(p90),
+            time_to_restore=_seconds(restored),
+        )
 
     @property
     def deployments(self) -> int:

@@ -1,12 +1,17 @@
-"""What REST can be asked about fleets."""
+"""What REST can be asked about fleets and what they went through."""
+
+from dataclasses import asdict
+from typing import Literal
 
 from django.http import HttpRequest, HttpResponse
+from ninja import P, QueryEx
 
-from dashboard import schemas
-from dashboard.access import DEPLOY
+from dashboard import figures, schemas
+from dashboard.access import DEPLOY, VIEW_DEPLOYMENT
 from dashboard.api import PROBLEMS, answer, api, may
 from dashboard.fleet_views import looked_at
 from rollouts import actions
+from rollouts.snapshots import iso, one_moment
 from rollouts.validators import NAME
 
 __all__ = ["api"]
@@ -21,3 +26,30 @@ def check(request: HttpRequest, name: str) -> HttpResponse:
     if not NAME.fullmatch(name):
         raise actions.NotFound("There is no service of that name.")
     return answer(looked_at(actions.service_named(name)))
+
+
+@api.get("/figures", auth=may(VIEW_DEPLOYMENT), response={200: schemas.Figures, **PROBLEMS})
+def team(
+    request: HttpRequest,
+    days: QueryEx[Literal[7, 30, 90], P(description="Today included, in UTC.")] = 30,
+    service: str = "",
+) -> HttpResponse:
+    """Return how often was deployed, what share failed, and how long it took, of one or all."""
+    if service and not NAME.fullmatch(service):
+        raise actions.NotFound("There is no service of that name.")
+    found = actions.service_named(service) if service else None
+    with one_moment():
+        told = figures.of(found.pk if found else None, days)
+    length, length_before = told.period.lengths
+    return answer(
+        {
+            "days": days,
+            "service": service or None,
+            "since": iso(told.period.since),
+            "until": iso(told.period.until),
+            "now": figures.fields(told.now, length),
+            "before": figures.fields(told.before, length_before),
+            "unit": told.period.unit,
+            "bars": [{**asdict(bar), "begin": bar.begin.isoformat()} for bar in told.bars],
+        }
+    )

@@ -1,37 +1,147 @@
-"""The overview: what needs attention, what runs, and every service."""
+"""The overview: what runs, what needs a person, and every service. What is chosen of the services
+stands in the address, so that it can be reloaded, kept and shared, and works without scripts.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
 
 from django.http import HttpRequest, HttpResponseBase
 from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 
-from dashboard import attention, screens, snapshots
+from dashboard import attention, charts, figures, screens, snapshots, standing
 from dashboard.access import VIEW_DEPLOYMENT, VIEW_SERVICE
+from dashboard.attention import Notice
 from dashboard.rows import service_row
 from dashboard.views import allowed, live_page, may_deploy
+from rollouts.snapshots import one_moment
+
+Json = dict[str, Any]
+
+PAGE = 100  # services
+NOTICES_SHOWN = 20
+CARDS_SHOWN = 24
+SHOWS = {"": "All", "attention": "Needs attention", "running": "Running", "locked": "Locked"}
 
 
 @require_GET
 @allowed(VIEW_DEPLOYMENT, VIEW_SERVICE)
 def overview(request: HttpRequest) -> HttpResponseBase:
-    """Show what needs attention, what runs, and every service."""
-    held = snapshots.overview()
+    """Show what runs, what needs attention, and the services."""
     now = timezone.now()
-    query = request.GET.get("q", "").strip()[:100]
-    services = [service_row(service) for service in held["services"]]
-    running = held["deployments"]
+    with one_moment():
+        held = snapshots.overview()
+        services, running = held["services"], held["deployments"]
+        listed = _listed(services, _notices(held, now), request.GET)
+        stands = standing.of(listed["items"])
+        told = figures.of(None, figures.USUAL, now)
+    notices = listed.pop("notices")
     context = {
-        "notices": [
-            *attention.machinery(),
-            *attention.of_deployments(running, now),
-            *attention.of_services(held["services"]),
-        ],
-        "cards": [screens.card(one, now) for one in running],
-        "services": [row for row in services if query.lower() in row["name"].lower()],
-        "any_service": bool(services),
-        "any_instance": any(row["total"] for row in services),
-        "query": query,
+        "notices": notices[:NOTICES_SHOWN],
+        "notices_all": len(notices),
+        "notices_more": max(0, len(notices) - NOTICES_SHOWN),
+        "cards": [screens.card(one, now) for one in running[:CARDS_SHOWN]],
+        "cards_more": max(0, len(running) - CARDS_SHOWN),
+        "running": len(running),
+        "calm": "" if notices or running else _calm(services),
+        "services": [_row(one, stands) for one in listed.pop("items")],
+        "listed": listed,
+        "board": charts.board(told),
+        "steps": _steps(services),
         "may_deploy": may_deploy(request),
-        "page": {**live_page(), "deployments": running},
+        "page": {**live_page(), "deployments": running[:CARDS_SHOWN]},
     }
     return render(request, "overview.html", context)
+
+
+def _notices(held: Mapping[str, Any], now: Any) -> list[Notice]:
+    """Return all that needs attention, what is broken before what waits."""
+    found = [
+        *attention.machinery(),
+        *attention.of_deployments(held["deployments"], now),
+        *attention.of_services(held["services"]),
+    ]
+    return sorted(found, key=lambda notice: notice.hue != "fail")
+
+
+def _listed(
+    services: Sequence[Json], notices: Sequence[Notice], given: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the page of services that the address asks for, and the ways to others."""
+    query = given.get("q", "").strip()[:100]
+    show = given.get("show", "")
+    show = show if show in SHOWS else ""
+    troubled = {notice.service for notice in notices}
+    named = [one for one in services if query.lower() in one["name"].lower()]
+    of_each = {
+        "": named,
+        "attention": [one for one in named if one["name"] in troubled],
+        "running": [one for one in named if one["active_deployment"]],
+        "locked": [one for one in named if one["lock"]["locked"]],
+    }
+    found = of_each[show]
+    pages = max(1, -(-len(found) // PAGE))
+    asked = given.get("page", "")
+    page = min(pages, max(1, int(asked))) if asked.isdecimal() and len(asked) < 9 else 1
+    first = (page - 1) * PAGE
+    return {
+        "notices": list(notices),
+        "items": found[first : first + PAGE],
+        "query": query,
+        "show": show,
+        "show_words": SHOWS[show].lower(),
+        "filters": [
+            {"word": word, "count": len(of_each[key]), "url": _url(query, key), "on": key == show}
+            for key, word in SHOWS.items()
+            if not key or of_each[key] or key == show
+        ],
+        "all": len(services),
+        "total": len(found),
+        "first": first + 1,
+        "last": min(first + PAGE, len(found)),
+        "page": page,
+        "pages": pages,
+        "earlier": _url(query, show, page - 1) if page > 1 else "",
+        "later": _url(query, show, page + 1) if page < pages else "",
+        "start": _url(query, show),
+        "end": _url(query, show, pages),
+    }
+
+
+def _url(query: str, show: str, page: int = 1) -> str:
+    """Return the address of a page of services."""
+    given = {"q": query, "show": show, "page": str(page) if page > 1 else ""}
+    return "?" + urlencode({key: value for key, value in given.items() if value})
+
+
+def _row(service: Json, stands: Mapping[str, Json]) -> Json:
+    return {**service_row(service), "stands": stands[service["name"]]}
+
+
+def _calm(services: Sequence[Json]) -> str:
+    """Return in a sentence that all is well, and no more than is known; "" without instances."""
+    used = [one for one in services if one["total"]]
+    if not used:
+        return ""
+    # What runs a mix would need attention; the two slots of a service may differ.
+    known = all(version for one in used for version in one["versions"])
+    nothing = "Nothing is running."
+    if not known:
+        return f"Nothing needs attention. {nothing}"
+    if len(used) == 1:
+        return f"{used[0]['name']} is on one version. {nothing}"
+    return f"All {len(used):,} services are on one version each. {nothing}"
+
+
+def _steps(services: Sequence[Json]) -> Json | None:
+    """Return how far it is to the first deployment; None where there has been one."""
+    if any(one["last_deployment"] for one in services):
+        return None
+    ready = next((one["name"] for one in services if one["total"]), "")
+    return {
+        "service": services[0]["name"] if services else "",
+        "ready": ready,
+        "at": 3 if ready else 2 if services else 1,
+    }

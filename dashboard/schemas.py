@@ -345,6 +345,48 @@ class Draft(Schema):
     policy: dict[str, Any]
 
 
+class Sums(Schema):
+    """What ended within some time; times are in seconds, null where nothing tells."""
+
+    deployments: int = Field(description="Completed, rolled back and failed ones.")
+    deployments_per_week: float
+    completed: int
+    rolled_back: int
+    failed: int
+    cancelled: int = Field(description="Not among the deployments.")
+    failure_rate: float | None = Field(description="From 0 to 1: rolled back and failed ones.")
+    time_to_restore: float | None = Field(
+        description="The median, from the start of one that failed until the service was whole."
+    )
+    not_restored: int = Field(description="Failed, and the service not whole since.")
+    duration_median: float | None = Field(description="Of those that completed.")
+    duration_p90: float | None
+
+
+class FigureBar(Schema):
+    """What ended on a day, or in a week from a Monday on, in UTC."""
+
+    begin: str
+    completed: int
+    failed: int = Field(description="Rolled back ones too.")
+    cancelled: int
+    duration: float | None
+    time_to_restore: float | None
+
+
+class Figures(Schema):
+    """The figures of the team, of all services where `service` is null."""
+
+    days: int
+    service: str | None
+    since: str
+    until: str
+    now: Sums
+    before: Sums = Field(description="Of as many days before `since`.")
+    unit: str = Field(description="What a bar is: day or week.")
+    bars: list[FigureBar]
+
+
 class Services(Schema):
     """A page of services."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import Count, Min, Q
+from django.db.models import Count, Min, OuterRef, Q, QuerySet, Subquery
 from django.db.models.fields.json import KT
 from django.utils import timezone
 
@@ -20,6 +20,7 @@ from rollouts.snapshots import Json, iso, one_moment, summaries
 from rollouts.states import ACTIVE, TargetStatus
 
 ACTIVE_VALUES = [status.value for status in ACTIVE]
+BRIEF = ("version", "status", "started_by", "created_at", "completed_at")
 JUST_ENDED = timedelta(seconds=60)  # so long an end may still be news to a socket
 
 
@@ -110,12 +111,7 @@ def services_fields(services: Sequence[Service]) -> list[Json]:
     held = Instance.objects.filter(service__in=ids, active=True).exclude(held_out="")
     for service_id, name in held.order_by("name").values_list("service_id", "name"):
         held_out[service_id].append(name)
-    latest = {
-        one.service_id: one
-        for one in Deployment.objects.filter(service__in=ids)
-        .order_by("service_id", "-created_at", "-id")
-        .distinct("service_id")
-    }
+    latest = {one.service_id: one for one in _latest(ids)}
     active = dict(
         Deployment.objects.filter(service__in=ids, status__in=ACTIVE_VALUES).values_list(
             "service_id", "id"
@@ -144,6 +140,13 @@ def services_fields(services: Sequence[Service]) -> list[Json]:
         }
         for service in services
     ]
+
+
+def _latest(ids: Sequence[int]) -> QuerySet[Deployment]:
+    """Return the last deployment of each service: one look into an index for each."""
+    newest = Deployment.objects.filter(service=OuterRef("pk")).order_by("-created_at", "-id")
+    latest = Service.objects.filter(pk__in=ids).values_list(Subquery(newest.values("pk")[:1]))
+    return Deployment.objects.filter(pk__in=latest).only("service_id", *BRIEF)
 
 
 Counts = dict[int, dict[str, int]]

@@ -16,6 +16,7 @@ from dashboard import (
     deploy_views,
     deployment_views,
     dialog_views,
+    figure_views,
     fleet_views,
     held_views,
     overview_views,
@@ -51,6 +52,7 @@ handler404 = "dashboard.views.not_found"
 
 urlpatterns = [
     path("", overview_views.overview, name="overview"),
+    path("figures/", figure_views.shown, name="figures"),
     path("services/<slug:name>/", service_views.service, name="service"),
     path("services/<slug:name>/deploy/", deploy_views.deploy, name="deploy"),
     path("services/<slug:name>/plan/", deploy_views.plan, name="plan"),

@@ -96,6 +96,7 @@ def _word(server: Server | None) -> str:
     return "ready" if server.weight else "weightless"
 
 
+UNASKED = "the balancer could not be asked"
 OUT = {
     "drain": "it drains",
     "maint": "in maintenance",
@@ -125,7 +126,7 @@ def version_differs(expected: Expected, seen: Seen) -> str:
 def rotation_differs(expected: Expected, seen: Seen) -> str:
     """Return how the balancer has it otherwise than deployments left it; "" where it does not."""
     if seen.balancer_error:
-        return f"the balancer could not be asked: {seen.balancer_error}"
+        return f"{UNASKED}: {seen.balancer_error}"
     if seen.server == "unknown":
         return "unknown to the balancer"
     if seen.in_rotation is None or expected.idle is None:

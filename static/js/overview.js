@@ -1,19 +1,21 @@
 // Lists that stay up to date: cards are patched by events, the rest is drawn by the server
-// again when something changed, and only what differs is replaced.
+// again when something changed, and only what differs is touched.
 import { Dialog } from "./dialog.js";
 import { hue, pageData, part, say } from "./dom.js";
 import { badge, pollWhileStale } from "./freshness.js";
 import { paintSegments, tookSeconds } from "./head.js";
+import { morph } from "./morph.js";
 import { Live } from "./socket.js";
 import { strategyWords } from "./stages.js";
 import { counts, learn, lookOf, secondsLeft } from "./states.js";
 import { duration, heard, localise } from "./time.js";
 
 const REDRAW_EVERY = 3_000; // milliseconds, at most so often
+const AT_LEAST_EVERY = 30_000;
 const TELLING = new Set(["created", "status", "wish", "waiting", "owner"]);
 const data = pageData();
 const held = new Map(data.deployments.map((one) => [one.id, one]));
-let drawn = 0;
+let drawn = Date.now();
 let timer = 0;
 
 heard(data.now);
@@ -44,7 +46,11 @@ function tick(card, one) {
 }
 
 function take(message) {
-  if (message.type === "heartbeat") heard(message.at);
+  if (message.type === "heartbeat") {
+    heard(message.at);
+    // Of a worker that died or a pause that grew long no event tells.
+    if (Date.now() - drawn > AT_LEAST_EVERY) redrawSoon();
+  }
   if (message.type === "snapshot") {
     held.clear();
     for (const one of message.overview.deployments) held.set(one.id, one);
@@ -73,10 +79,14 @@ function redrawSoon() {
   }, wait);
 }
 
+const keys = (chosen) => [...document.querySelectorAll(chosen)].map((node) => node.dataset.key);
+
 async function redraw() {
   const address = location.pathname + location.search;
-  const answer = await fetch(address, { signal: AbortSignal.timeout(8_000) });
   drawn = Date.now();
+  const answer = await fetch(address, { signal: AbortSignal.timeout(8_000) });
+  // Somebody who types fast is answered for what stands there now.
+  if (address !== location.pathname + location.search) return false;
   if (answer.redirected) live.signedOut();
   if (!answer.ok || answer.redirected) return false;
   // Parsed, never run: our own page, in which everything from outside was escaped.
@@ -86,33 +96,18 @@ async function redraw() {
   const token = document.querySelector("[name=csrfmiddlewaretoken]")?.value;
   for (const input of page.querySelectorAll("[name=csrfmiddlewaretoken]"))
     if (token) input.setAttribute("value", token);
-  for (const old of document.querySelectorAll("[data-sync]"))
-    sync(old, page.querySelector(`[data-sync="${old.dataset.sync}"]`));
+  const known = new Set(keys(".notice.fail"));
+  for (const old of document.querySelectorAll("[data-sync]")) {
+    const fresh = page.querySelector(`[data-sync="${old.dataset.sync}"]`);
+    if (fresh) morph(old, fresh);
+  }
+  document.title = page.title;
   held.forEach(paint);
+  // Spoken at once, and only where something broke that was whole.
+  const broken = keys(".notice.fail").find((key) => !known.has(key));
+  const notice = broken && document.querySelector(`[data-key="${CSS.escape(broken)}"] p`);
+  if (notice) document.getElementById("told").textContent = notice.textContent;
   return true;
-}
-
-function sync(old, fresh) {
-  if (!fresh || old.isEqualNode(fresh)) return;
-  const before = old.querySelector("[data-list]");
-  const after = fresh.querySelector("[data-list]");
-  const focus = document.activeElement?.getAttribute("href");
-  const inside = old.contains(document.activeElement);
-  if (before && after && before.tagName === after.tagName) {
-    const known = new Map([...before.children].map((node) => [node.dataset.key, node]));
-    const nodes = [...after.children].map((node) => {
-      const same = known.get(node.dataset.key);
-      return same && (same.isEqualNode(node) || same.classList.contains("run")) ? same : node;
-    });
-    before.replaceChildren(...nodes);
-    syncHeading(old, fresh);
-  } else old.replaceChildren(...fresh.childNodes);
-  if (inside && focus) old.querySelector(`[href="${CSS.escape(focus)}"]`)?.focus();
-}
-
-function syncHeading(old, fresh) {
-  const [before, after] = [old.querySelector("h2"), fresh.querySelector("h2")];
-  if (before && after && !before.isEqualNode(after)) before.replaceWith(after);
 }
 
 function searching() {
@@ -125,8 +120,11 @@ function searching() {
     input.focus();
   });
   input.addEventListener("input", () => {
-    const query = input.value.trim();
-    history.replaceState(null, "", query ? `?q=${encodeURIComponent(query)}` : location.pathname);
+    const address = new URL(location);
+    address.searchParams.delete("page");
+    if (input.value.trim()) address.searchParams.set("q", input.value.trim());
+    else address.searchParams.delete("q");
+    history.replaceState(null, "", address);
     redraw().catch(() => {});
   });
 }

@@ -3,13 +3,18 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
+from rollouts.journal import policy_json
 from rollouts.models import Deployment, Service
+from rollouts.policy import parse
 
 BATCH = 5_000
+POLICY = policy_json(parse({}))
 # Of forty, as a team with a bad year has them.
 ENDS = ("completed",) * 34 + ("rolled_back",) * 3 + ("failed",) * 2 + ("cancelled",)
-# As large as the one of a fleet of twenty, so that a row takes as much room.
-PLAN = [{"kind": "batch", "number": number, "targets": ["web-01"] * 4} for number in range(20)]
+# As large as those of a fleet of twenty, so that a row takes as much room.
+ADAPTERS = {
+    "instances": [{"name": f"web-{number:02}", "host": "127.0.0.1"} for number in range(20)]
+}
 
 
 def ended(
@@ -21,8 +26,9 @@ def ended(
         version=version,
         previous_version="v1",
         status=status,
-        policy={},
-        plan=PLAN,
+        policy=POLICY,
+        plan=[],
+        adapters=ADAPTERS,
         started_by="ada",
         created_at=begun,
         started_at=begun,

@@ -635,6 +635,7 @@ def test_the_description_names_every_call(client: Client) -> None:
         "/deployments",
         "/deployments/{deployment_id}",
         "/deployments/{deployment_id}/events",
+        "/figures",
     }
 
 
