@@ -1,6 +1,7 @@
 // The plan beside the form, drawn by the server's planner as one types. What was typed is kept
 // until the deployment has started: a lost session or a reload takes nothing away.
 import { make, say } from "./dom.js";
+import { loginUrl } from "./freshness.js";
 import { localise } from "./time.js";
 
 const PAUSE = 300; // milliseconds without a keystroke
@@ -14,7 +15,6 @@ const version = document.getElementById("id_version");
 const start = document.getElementById("start");
 const unsent = document.getElementById("unsent");
 const kept = `lockgate:deploy:${form.dataset.service}`;
-const login = () => `/login/?next=${encodeURIComponent(location.pathname)}`;
 let timer = 0;
 let told = 0;
 let asking = null;
@@ -111,7 +111,7 @@ async function redraw(all = false) {
 // Said beside the button that it concerns; what was typed stays, over the login too.
 function tell(text, out = false) {
   const words = make("p", { class: "notice warn" }, make("span", { "aria-hidden": "true" }, "!"), ` ${text} `);
-  if (out) words.append(make("a", { href: login() }, "Log in"), ": what you typed is kept.");
+  if (out) words.append(make("a", { href: loginUrl() }, "Log in"), ": what you typed is kept.");
   unsent.replaceChildren(words);
 }
 
@@ -129,11 +129,14 @@ function show(text) {
   outcome = refused ? `${refused} to mend` : "";
 }
 
+const describedBy = (input) => (input.getAttribute("aria-describedby") ?? "").split(" ").filter(Boolean);
+
 // What the planner refused is shown at its field too.
 function mark(piece) {
   for (const input of form.querySelectorAll("[aria-invalid]")) {
     input.removeAttribute("aria-invalid");
-    input.removeAttribute("aria-errormessage");
+    const others = describedBy(input).filter((id) => !id.endsWith("_refused"));
+    input.setAttribute("aria-describedby", others.join(" "));
   }
   for (const old of form.querySelectorAll(".errorlist")) old.remove();
   for (const refusal of piece.querySelectorAll("[data-refused]")) {
@@ -143,7 +146,7 @@ function mark(piece) {
     const why = refusal.querySelector("[data-part=why]").textContent;
     const id = `id_${key}_refused`;
     input.setAttribute("aria-invalid", "true");
-    input.setAttribute("aria-errormessage", id);
+    input.setAttribute("aria-describedby", [...describedBy(input), id].join(" "));
     input.closest(".field").append(make("ul", { class: "errorlist", id }, make("li", {}, why)));
     input.closest("details")?.setAttribute("open", "");
     input.closest("[data-strategy]")?.removeAttribute("hidden");
