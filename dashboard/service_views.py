@@ -12,7 +12,7 @@ from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
-from dashboard import fleet_rows, screens, snapshots
+from dashboard import charts, figures, fleet_rows, screens, snapshots
 from dashboard.access import DEPLOY, VIEW_DEPLOYMENT, VIEW_SERVICE
 from dashboard.admin_keeping import log_changes
 from dashboard.rows import service_row
@@ -54,6 +54,7 @@ def service(request: HttpRequest, name: str) -> HttpResponseBase:
         fleet = _fleet(found, detail, given)
         history = _history(found, given)
         active = found.deployments.filter(status__in=ACTIVE_VALUES)
+        told = figures.of(found.pk, figures.USUAL)
         running = _cards(active.select_related("service").defer(*UNSHOWN))
     row = service_row(detail)
     for half in row["halves"]:
@@ -66,6 +67,7 @@ def service(request: HttpRequest, name: str) -> HttpResponseBase:
         "held_out": [{**one, "since": moment(one["held_out"]["since"])} for one in held_out],
         "cards": running,
         "history": history,
+        "board": charts.board(told, name),
         "may_deploy": may_deploy(request),
         "may_lock": _may_lock(request),
         "may_unlock": locking.may_unlock(found, actor(request), request.user.has_perm(CHANGE)),
