@@ -184,10 +184,18 @@ LOGOUT_REDIRECT_URL = "login"
 
 STATIC_URL = "static/"
 STATICFILES_DIRS = [BASE_DIR / "static"]
-# Only an image collects files there (`collectstatic`); elsewhere the finders serve them.
+# Where `collectstatic` puts what is served; without it the finders serve the files as they are.
 STATIC_ROOT = read("path", "STATIC_ROOT", None, "set it to a folder.")
-# Served straight from the finders: `make demo` works without a collect step.
-WHITENOISE_USE_FINDERS = True
+WHITENOISE_USE_FINDERS = STATIC_ROOT is None
+WHITENOISE_KEEP_ONLY_HASHED_FILES = True
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": "dashboard.static_files.HashedStaticFiles"
+        if STATIC_ROOT
+        else "django.contrib.staticfiles.storage.StaticFilesStorage"
+    },
+}
 
 CHANNEL_LAYERS = {
     "default": {

@@ -61,6 +61,11 @@ def migrate() -> None:
         connections.close_all()
 
 
+def collect() -> None:
+    """Lay out the static files as they are sent; what an earlier version sent is forgotten."""
+    call_command("collectstatic", interactive=False, verbosity=0, clear=True)
+
+
 def check_redis() -> None:
     """Raise LocalError unless the Redis of the settings answers."""
     try:

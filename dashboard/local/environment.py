@@ -69,7 +69,11 @@ def default_data(command: str) -> Path:
 
 def _set(command: str, places: Places) -> None:
     os.environ[DATA_VARIABLE] = str(places.data)
-    own = {"DATABASE_URL": places.database_url, "REDIS_URL": places.redis_url}
+    own = {
+        "DATABASE_URL": places.database_url,
+        "REDIS_URL": places.redis_url,
+        "STATIC_ROOT": str(places.static),
+    }
     if command == "demo":
         os.environ.update(own | DEMO_SETTINGS | {"SECRET_KEY": _secret_key(places)})
         return

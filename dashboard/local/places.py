@@ -103,6 +103,11 @@ class Places:
         return self.data / "secret.key"
 
     @property
+    def static(self) -> Path:
+        """Static files as they are sent."""
+        return self.data / "static"
+
+    @property
     def password(self) -> Path:
         return self.data / "admin.password"
 

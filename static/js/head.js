@@ -37,7 +37,7 @@ export function paint(root, held) {
   document.title = `${look.glyph} ${done(held.progress)}/${held.progress.total} ${held.service} ${held.version}`;
   const icon = document.getElementById("favicon");
   const name = asksApproval(held) ? "paused" : (ICONS[held.status] ?? "idle");
-  const href = `${icon.dataset.folder}${name}.svg`;
+  const href = icon.dataset[name];
   if (icon.getAttribute("href") !== href) icon.setAttribute("href", href);
 }
 

@@ -179,6 +179,7 @@ class Demo:
         stack.start(redis_server.NAME, lambda: redis_server.answers(places))
         say("Preparing the database.")
         application.migrate()
+        application.collect()
         hosted.start(stack)
         stack.start(haproxy_server.NAME, lambda: haproxy_server.answers(places.haproxy_socket))
         access = showcase.fill(places, hosted, self.strategy, self.preview_url)

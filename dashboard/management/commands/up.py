@@ -76,6 +76,7 @@ def _start(stack: Stack, port: int) -> None:
     application.check_redis()
     say("Preparing the database.")
     application.migrate()
+    application.collect()
     new = application.first_admin(places)
     application.start(stack, port)
     say(f"Up: open http://{LOOPBACK}:{port}/ - Ctrl-C stops it.")
