@@ -13,14 +13,21 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
 # Importing registers: the admin finds this module alone by itself.
-from dashboard import admin_hosts, admin_records, admin_tokens, admin_trail
+from dashboard import admin_hosts, admin_records, admin_tokens, admin_trail, admin_users
 from dashboard.admin_examples import BALANCERS, DRIVERS, folded, policy_keys
-from dashboard.admin_instances import InstanceForm, lead_to_deploy
+from dashboard.admin_instances import RowForm, lead_to_deploy
 from dashboard.admin_keeping import KeptWhileNeeded
 from dashboard.admin_service_parts import DeployingFilter, LockFilter, ServiceForm, Settings
 from rollouts.models import ACTIVE_VALUES, Deployment, Instance, Service
 
-__all__ = ["ServiceAdmin", "admin_hosts", "admin_records", "admin_tokens", "admin_trail"]
+__all__ = [
+    "ServiceAdmin",
+    "admin_hosts",
+    "admin_records",
+    "admin_tokens",
+    "admin_trail",
+    "admin_users",
+]
 
 # A browser may send 1,000 fields; with more instances they are edited one by one.
 INLINE_INSTANCES = 50
@@ -31,7 +38,7 @@ class InstanceInline(admin.TabularInline):
     """The instances of a service that has few; deleting them is done in their own list."""
 
     model = Instance
-    form = InstanceForm
+    form = RowForm
     fields = ["name", "hostname", "port", "server", "slot", "zone", "active", "version"]
     readonly_fields = ["version"]
     extra = 0
@@ -44,7 +51,10 @@ class ServiceAdmin(KeptWhileNeeded):
     """Services with their adapters, default policy, lock and, where few, instances."""
 
     form = ServiceForm
-    formfield_overrides = {JSONField: {"form_class": Settings}}
+    formfield_overrides = {
+        **KeptWhileNeeded.formfield_overrides,
+        JSONField: {"form_class": Settings},
+    }
     inlines = [InstanceInline]
     list_display = ["name", "versions", "instance_count", "lock", "last_deployment"]
     list_filter = [LockFilter, DeployingFilter]

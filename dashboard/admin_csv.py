@@ -20,8 +20,8 @@ from import_export.resources import Diff, ModelResource
 from import_export.tmp_storages import BaseStorage
 
 from dashboard.admin_keeping import needed_by
-from dashboard.audit import shown
 from rollouts.models import Instance, Service
+from rollouts.trail import shown
 
 COLUMNS = ("service", "name", "host", "port", "server", "slot", "zone", "active", "version")
 REQUIRED = ("service", "name", "host", "port")

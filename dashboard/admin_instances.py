@@ -16,6 +16,7 @@ from django.utils.html import format_html
 
 from dashboard.access import DEPLOY
 from dashboard.admin_keeping import KeptWhileNeeded, log_changes, needed_by, tell_refusals
+from dashboard.admin_records import Values
 from dashboard.admin_transfer import Transfer
 from dashboard.fleet_rows import STATES
 from rollouts import steering
@@ -64,6 +65,15 @@ class InstanceForm(forms.ModelForm):
         return active
 
 
+class RowForm(InstanceForm):
+    """An instance as a row under its service, whose fields are named by the columns."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for field in self.fields.values():
+            field.widget.attrs["aria-label"] = str(field.label or "")
+
+
 class StateFilter(admin.SimpleListFilter):
     """Instances by how they stood at the last look."""
 
@@ -96,8 +106,15 @@ class InstanceAdmin(Transfer, KeptWhileNeeded):
     """Instances of all services."""
 
     form = InstanceForm
-    list_display = ["name", "service", "address", "slot", "zone", "state", "version", "version_at"]
-    list_filter = ["service", "slot", "zone", StateFilter, "active", "version"]
+    list_display = ["name", "service", "address", "slot", "zone", "state", "version", "since"]
+    list_filter = [
+        "service",
+        "slot",
+        ("zone", Values),
+        StateFilter,
+        "active",
+        ("version", Values),
+    ]
     list_select_related = ["service"]
     list_per_page = 100
     search_fields = ["name", "hostname", "server", "zone", "service__name"]
@@ -141,6 +158,11 @@ class InstanceAdmin(Transfer, KeptWhileNeeded):
         at = parse_datetime(seen.get("at") or "")
         title = f"as of {at:%Y-%m-%d %H:%M:%S} UTC" if at else ""
         return format_html('<span title="{}">{} {}</span>', title, look.glyph, look.word)
+
+    @admin.display(description="since", ordering="version_at")
+    def since(self, instance: Instance) -> str:
+        """Return when its version was verified."""
+        return f"{instance.version_at:%Y-%m-%d %H:%M} UTC" if instance.version_at else ""
 
     def view_on_site(self, instance: Instance) -> str:
         """Return where its service is seen."""

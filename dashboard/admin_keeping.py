@@ -10,13 +10,15 @@ from django.contrib import admin, messages
 from django.contrib.admin.actions import delete_selected
 from django.contrib.admin.models import ADDITION, CHANGE, LogEntry
 from django.contrib.admin.utils import unquote
+from django.contrib.admin.widgets import AdminSplitDateTime
 from django.db import IntegrityError, models
 from django.db.models import ProtectedError, QuerySet
+from django.forms import SplitDateTimeField
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
-from dashboard.audit import NEW, differences
 from rollouts.models import ACTIVE_VALUES, Instance, Target
+from rollouts.trail import NEW, differences
 
 SHOWN_REFUSALS = 5
 
@@ -69,8 +71,21 @@ def _values(form: Any, *, new: bool) -> Iterator[tuple[str, Any, Any]]:
         yield str(field.label or name).lower(), old, form.cleaned_data.get(name)
 
 
+class Moment(AdminSplitDateTime):
+    """A date and a time, each with a name of its own."""
+
+    def __init__(self, attrs: Any = None) -> None:
+        super().__init__(attrs)
+        for widget, name in zip(self.widgets, ("Date", "Time"), strict=True):
+            widget.attrs["aria-label"] = name
+
+
 class Told(admin.ModelAdmin):
     """Its history says what each change was, from what to what."""
+
+    formfield_overrides = {
+        models.DateTimeField: {"form_class": SplitDateTimeField, "widget": Moment}
+    }
 
     def construct_change_message(
         self, request: HttpRequest, form: Any, formsets: Any, add: bool = False

@@ -3,6 +3,7 @@
 # Django's forms and admin classes are generic for mypy alone and take no arguments at runtime.
 # mypy: disable-error-code="type-arg"
 
+from collections.abc import Iterator
 from typing import Any
 
 from django.contrib import admin
@@ -47,6 +48,15 @@ class Unchangeable:
     def has_delete_permission(self, *args: Any, **kwargs: Any) -> bool:
         """Never."""
         return False
+
+
+class Values(admin.AllValuesFieldListFilter):
+    """Values as they are stored; the empty one has a name too."""
+
+    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
+        """Yield the links of the filter."""
+        for choice in super().choices(changelist):
+            yield {**choice, "display": choice["display"] or "none"}
 
 
 class ReadOnly(Unchangeable, admin.ModelAdmin):
@@ -167,7 +177,7 @@ class TargetAdmin(ReadOnly):
         "error",
         "updated_at",
     ]
-    list_filter = ["status", "slot", "deployment__service", "updated_at"]
+    list_filter = ["status", ("slot", Values), "deployment__service", "updated_at"]
     list_select_related = ["deployment__service"]
     search_fields = ["=deployment__id", "name", "=hostname", "new_version"]
     search_help_text = "A deployment's id, a name, host or version"

@@ -20,6 +20,7 @@ class InventorySite(admin.AdminSite):
     site_header = "Lockgate inventory"
     site_title = "Lockgate inventory"
     index_title = "Inventory"
+    enable_nav_sidebar = False  # lists are wide, and the index is a click away
 
     def get_app_list(
         self, request: HttpRequest, app_label: str | None = None

@@ -39,7 +39,7 @@ class TrailAdmin(ReadOnly):
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         """Show the list by its own name."""
-        return super().changelist_view(request, {**(extra_context or {}), "title": "Audit trail"})
+        return super().changelist_view(request, {**(extra_context or {}), "heading": "Audit trail"})
 
     @admin.display(description="kind", ordering="action_flag")
     def kind(self, entry: LogEntry) -> str:

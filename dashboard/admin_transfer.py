@@ -16,7 +16,7 @@ from import_export.admin import ExportActionMixin, ImportMixin
 
 from dashboard import admin_csv
 from dashboard.admin_keeping import log_changes
-from dashboard.audit import NEW, differences
+from rollouts.trail import NEW, differences
 
 
 class Transfer(ImportMixin, ExportActionMixin):

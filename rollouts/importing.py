@@ -67,13 +67,13 @@ def as_yaml(inventory: Json) -> str:
     return yaml.safe_dump(inventory, sort_keys=False, allow_unicode=True)
 
 
-def reconciled(service_name: str, text: str, *, apply: bool) -> list[Change]:
+def reconciled(service_name: str, text: str, *, apply: bool, by: str = "") -> list[Change]:
     """Return what differs, and with `apply` make it so; raise InventoryError with every error.
 
     A service that is not stored may lack driver and balancer until it is applied.
     """
     try:
-        changes = reconcile(text, check=not apply)
+        changes = reconcile(text, check=not apply, by=by)
     except InventoryError as error:
         stored = Service.objects.filter(name=service_name).exists()
         lacking = tuple(f"services.{service_name}.{key}" for key in REQUIRED)

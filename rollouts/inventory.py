@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from django.core.exceptions import ValidationError
 from django.db import transaction
 
+from rollouts import trail
 from rollouts.models import ACTIVE_VALUES, Instance, Service, Target
 from rollouts.validators import NAME
 
@@ -290,9 +292,10 @@ class _Work:
             self.delete.append(row)
 
 
-def reconcile(text: str, *, prune: bool = False, check: bool = False) -> list[Change]:
+def reconcile(text: str, *, prune: bool = False, check: bool = False, by: str = "") -> list[Change]:
     """Make what is stored match the file; return what differed. With `check` change nothing.
 
+    What is done in the name of somebody is written into the audit trail.
     Raises InventoryError with every error: then nothing has changed.
     """
     work = _Work(prune)
@@ -307,7 +310,9 @@ def reconcile(text: str, *, prune: bool = False, check: bool = False) -> list[Ch
         if work.errors:
             raise InventoryError(work.errors)
         if not check:
+            told = _told(work, by) if by else []
             _write(work)
+            trail.note(told)
     return work.changes
 
 
@@ -390,6 +395,21 @@ def _write(work: _Work) -> None:
             changed = changed and [*changed, "server", "hostname"]
         # Only what the file says: the engine may be writing the version at this moment.
         row.save(update_fields=changed or None)
+
+
+def _told(work: _Work, by: str) -> list[tuple[Service | Instance, str, str]]:
+    """Return what the audit trail says of each row. Both lists are in the order of the changes."""
+    saved = iter([row for row, _ in work.save])
+    deleted = iter(work.delete)
+    told: list[tuple[Service | Instance, str, str]] = []
+    for change in work.changes:
+        if change.kind == "extra":
+            continue
+        # A copy keeps the number of a row that is about to go.
+        row = copy(next(deleted)) if change.kind == "delete" else next(saved)
+        words = f"By {by} from a file. {trail.differences(change.fields)}"
+        told.append((row, change.kind, words.strip()))
+    return told
 
 
 def _by_path(error: ValidationError, path: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from asgiref.sync import async_to_sync
 from django.core.management.base import BaseCommand, CommandParser
 from django.db.models import QuerySet
 
-from rollouts import hostkeys
+from rollouts import hostkeys, trail
 from rollouts.management.commands.deploy import person
 from rollouts.models import HostKey, Service
 from rollouts.ssh import HostKeyRefused, Place, Ssh, SshError, SshSettings
@@ -78,7 +78,8 @@ class Command(BaseCommand):
                 f"{host} showed no key {fingerprint}: let it be met first, with "
                 '`manage.py hostkeys scan SERVICE` or "Check fleet"'
             )
-        hostkeys.confirm(keys, person())
+        confirmed = hostkeys.confirm(keys, person())
+        trail.note((key, "change", f"Confirmed by {person()}.") for key in confirmed)
         self._print(keys.all())
 
     def _forget(self, host: str, fingerprint: str | None) -> None:
@@ -88,6 +89,7 @@ class Command(BaseCommand):
         chosen = list(keys)
         if not chosen:
             self._refuse(f"no such key of {host} is kept")
+        trail.note((key, "delete", f"Forgotten by {person()}.") for key in chosen)
         hostkeys.forget(chosen, person())
         for key in chosen:
             self.stdout.write(f"forgotten: {key}")

@@ -12,6 +12,7 @@ from rollouts import importing, importing_ansible, importing_sources
 from rollouts.hostkeys import ConfirmedHosts
 from rollouts.importing_sources import Json, SourceError
 from rollouts.inventory import InventoryError
+from rollouts.management.commands.deploy import person
 from rollouts.management.commands.inventory import REFUSED, summary
 from rollouts.models import Service
 
@@ -60,7 +61,7 @@ class Command(BaseCommand):
         service = options["service"]
         try:
             text = importing.as_yaml(importing.document(service, self._found(service, options)))
-            changes = importing.reconciled(service, text, apply=options["apply"])
+            changes = importing.reconciled(service, text, apply=options["apply"], by=person())
         except SourceError as error:
             self._refuse(str(error))
         except InventoryError as error:

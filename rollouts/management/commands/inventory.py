@@ -10,6 +10,7 @@ from django.db import IntegrityError
 from django.db.models import ProtectedError
 
 from rollouts.inventory import Change, InventoryError, reconcile
+from rollouts.management.commands.deploy import person
 
 REFUSED = 2
 
@@ -35,7 +36,7 @@ class Command(BaseCommand):
         path: Path = options["file"]
         try:
             text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-            changes = reconcile(text, prune=options["prune"], check=options["check"])
+            changes = reconcile(text, prune=options["prune"], check=options["check"], by=person())
         except InventoryError as error:
             self._refuse(*(f"{where}: {right}" for where, right in error.errors.items()))
         except OSError as error:

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from rollouts import actions, quarantine
+from rollouts import actions, quarantine, trail
 from rollouts.management.commands.deploy import person, service_of
 from rollouts.management.commands.watch import REFUSED
 
@@ -30,5 +30,6 @@ class Command(BaseCommand):
         except (actions.NotFound, actions.Conflict) as error:
             self.stderr.write(f"service: {error}")
             sys.exit(REFUSED)
+        trail.note((one, "change", f"Put back into rotation by {person()}.") for one in back)
         for instance in back:
             self.stdout.write(f"{instance.name} is back in rotation.")
