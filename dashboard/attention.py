@@ -89,10 +89,11 @@ def _held(service: Mapping[str, Any]) -> list[Notice]:
 
 
 def _mixes(service: Mapping[str, Any]) -> list[Notice]:
-    name, url = service["name"], reverse("service", args=[service["name"]])
+    name = service["name"]
     found = []
     for slot, versions in _fleets(service).items():
         if len(versions) > 1:
+            url = reverse("service", args=[name])
             what = f"{slot} of {name}" if slot else name
             text = f"{what} runs a mix: {_mix(versions)}."
             found.append(Notice(f"mixed-{what}", "warn", text, url, "Which runs what", name))
@@ -101,6 +102,8 @@ def _mixes(service: Mapping[str, Any]) -> list[Notice]:
 
 def _drifts(service: Mapping[str, Any]) -> list[Notice]:
     """Return what the last look at a service found otherwise than the inventory says."""
+    if not service["drift"]:
+        return []
     alike: dict[str, list[str]] = {}
     for instance, words in service["drift"].items():
         for word in words:

@@ -1,7 +1,6 @@
 """What REST can be asked about fleets and what they went through."""
 
 from dataclasses import asdict
-from typing import Literal
 
 from django.http import HttpRequest, HttpResponse
 from ninja import P, QueryEx
@@ -31,7 +30,7 @@ def check(request: HttpRequest, name: str) -> HttpResponse:
 @api.get("/figures", auth=may(VIEW_DEPLOYMENT), response={200: schemas.Figures, **PROBLEMS})
 def team(
     request: HttpRequest,
-    days: QueryEx[Literal[7, 30, 90], P(description="Today included, in UTC.")] = 30,
+    days: QueryEx[schemas.Days, P(description="Today included, in UTC.")] = schemas.Days.MONTH,
     service: str = "",
 ) -> HttpResponse:
     """Return how often was deployed, what share failed, and how long it took, of one or all."""
@@ -39,11 +38,11 @@ def team(
         raise actions.NotFound("There is no service of that name.")
     found = actions.service_named(service) if service else None
     with one_moment():
-        told = figures.of(found.pk if found else None, days)
+        told = figures.of(found.pk if found else None, int(days))
     length, length_before = told.period.lengths
     return answer(
         {
-            "days": days,
+            "days": int(days),
             "service": service or None,
             "since": iso(told.period.since),
             "until": iso(told.period.until),

@@ -1,6 +1,7 @@
 """What REST takes and gives, for its checks of input and its description of itself."""
 
 import re
+from enum import IntEnum
 from typing import Any, Literal
 
 from ninja import Field, Schema
@@ -343,6 +344,14 @@ class Draft(Schema):
     expected_seconds: float
     warnings: list[str]
     policy: dict[str, Any]
+
+
+class Days(IntEnum):
+    """How long a period may be."""
+
+    WEEK = 7
+    MONTH = 30
+    QUARTER = 90
 
 
 class Sums(Schema):
