@@ -54,7 +54,12 @@ BALANCERS: Mapping[str, dict[str, Any]] = {
             HAPROXY,
         ],
     },
-    "none": {"kind": "none", "ready_path": "/ready", "drain": {"path": "/drain"}},
+    "none": {
+        "kind": "none",
+        "ready_path": "/ready",
+        "drain": {"path": "/drain"},
+        "undrain": {"path": "/undrain"},
+    },
 }
 
 

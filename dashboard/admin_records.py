@@ -189,6 +189,10 @@ class TargetAdmin(ReadOnly):
         """Allow the lists of one deployment that its page links to."""
         return lookup == "deployment__id__exact" or super().lookup_allowed(lookup, value, request)
 
+    def view_on_site(self, target: Target) -> str:
+        """Return where its deployment is seen."""
+        return reverse("deployment", args=[target.deployment_id])
+
     @admin.display(description="deployment", ordering="deployment")
     def deployment_link(self, target: Target) -> str:
         """Return a link to the deployment."""
@@ -250,6 +254,10 @@ class EventAdmin(ReadOnly):
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """Allow the list of one deployment that its page links to."""
         return lookup == "deployment__id__exact" or super().lookup_allowed(lookup, value, request)
+
+    def view_on_site(self, event: Event) -> str:
+        """Return its line in the log of its deployment."""
+        return f"{reverse('deployment', args=[event.deployment_id])}#e-{event.seq}"
 
     @admin.display(description="deployment", ordering="deployment")
     def deployment_link(self, event: Event) -> str:

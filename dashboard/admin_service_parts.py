@@ -21,8 +21,18 @@ class Settings(forms.JSONField):
     widget = forms.Textarea(attrs={"rows": 8, "spellcheck": "false"})
 
     def to_python(self, value: Any) -> Any:
-        """Take blanks alone as nothing."""
-        return super().to_python(value.strip() if isinstance(value, str) else value)
+        """Take blanks alone as nothing, and say where it is no JSON."""
+        if isinstance(value, str) and not value.strip():
+            return None
+        try:
+            return super().to_python(value)
+        except forms.ValidationError as error:
+            try:
+                json.loads(value)
+            except json.JSONDecodeError as why:
+                words = f"is no JSON: {why.msg} (line {why.lineno}, column {why.colno})"
+                raise forms.ValidationError(words) from why
+            raise error
 
     def prepare_value(self, value: Any) -> Any:
         """Return it as people write it; what was typed stays as it was typed."""
