@@ -16,6 +16,7 @@ from dashboard.access import VIEW_DEPLOYMENT, VIEW_SERVICE
 from dashboard.attention import Notice
 from dashboard.rows import service_row
 from dashboard.views import allowed, live_page, may_deploy
+from rollouts.models import Service
 from rollouts.snapshots import one_moment
 
 Json = dict[str, Any]
@@ -37,7 +38,7 @@ def overview(request: HttpRequest) -> HttpResponseBase:
         listed = _listed(services, _notices(held, now), request.GET)
         stands = standing.of(listed["items"])
         told = figures.of(None, figures.USUAL, now)
-    notices = listed.pop("notices")
+    notices, steps = listed.pop("notices"), _steps(services)
     context = {
         "notices": notices[:NOTICES_SHOWN],
         "notices_all": len(notices),
@@ -45,11 +46,11 @@ def overview(request: HttpRequest) -> HttpResponseBase:
         "cards": [screens.card(one, now) for one in running[:CARDS_SHOWN]],
         "cards_more": max(0, len(running) - CARDS_SHOWN),
         "running": len(running),
-        "calm": "" if notices or running else _calm(services),
+        "calm": "" if notices or running or steps else _calm(services),
         "services": [_row(one, stands) for one in listed.pop("items")],
         "listed": listed,
         "board": charts.board(told),
-        "steps": _steps(services),
+        "steps": steps,
         "may_deploy": may_deploy(request),
         "page": {**live_page(), "deployments": running[:CARDS_SHOWN]},
     }
@@ -140,8 +141,10 @@ def _steps(services: Sequence[Json]) -> Json | None:
     if any(one["last_deployment"] for one in services):
         return None
     ready = next((one["name"] for one in services if one["total"]), "")
+    name = services[0]["name"] if services else ""
     return {
-        "service": services[0]["name"] if services else "",
+        "service": name,
+        "key": Service.objects.filter(name=name).values_list("pk", flat=True).first(),
         "ready": ready,
         "at": 3 if ready else 2 if services else 1,
     }
