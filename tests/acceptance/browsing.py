@@ -72,7 +72,7 @@ def start(
     """Start a fresh version in the page, as a person does; return the deployment and version."""
     version = f"p{next(versions)}"
     page.goto(demo.ready["url"])
-    page.get_by_role("link", name="Deploy to shop").click()
+    page.get_by_role("link", name="Deploy to shop").first.click()  # also of the first steps
     page.get_by_label("Version", exact=True).fill(version)
     if strategy:
         page.locator(f"input[name=strategy][value={strategy}]").check()
