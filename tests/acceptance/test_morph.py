@@ -54,7 +54,7 @@ def morphed(page: Page, before: str, after: str, meanwhile: str = "") -> str:
 
 def listing(*keys: str) -> str:
     items = "".join(f'<li data-key="{key}"><a href="#{key}">{key}</a></li>' for key in keys)
-    return f"<ul data-list=>{{items}}</ul>"
+    return f'<ul data-list="">{items}</ul>'
 
 
 @pytest.mark.parametrize(
