@@ -187,7 +187,6 @@ STATICFILES_DIRS = [BASE_DIR / "static"]
 # Where `collectstatic` puts what is served; without it the finders serve the files as they are.
 STATIC_ROOT = read("path", "STATIC_ROOT", None, "set it to a folder.")
 WHITENOISE_USE_FINDERS = STATIC_ROOT is None
-WHITENOISE_KEEP_ONLY_HASHED_FILES = True
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {

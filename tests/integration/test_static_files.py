@@ -36,7 +36,6 @@ def collected(settings: Any, folder: Path) -> Iterator[Path]:
     """The folder of what is sent, filled once."""
     settings.STATIC_ROOT = folder
     settings.STORAGES = STORAGES
-    settings.WHITENOISE_KEEP_ONLY_HASHED_FILES = True
     staticfiles_storage._wrapped = empty
     if not any(folder.iterdir()):
         call_command("collectstatic", interactive=False, verbosity=0)
