@@ -10,7 +10,7 @@ from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
-from dashboard import asking, screens, stages, traffic
+from dashboard import asking, screens, sizes, stages, traffic
 from dashboard.access import DEPLOY, VIEW_DEPLOYMENT
 from dashboard.times import moment
 from dashboard.views import View, actor, allowed, live_page, may_deploy, wants_json
@@ -48,7 +48,7 @@ def _deployment_page(
     context = {
         "deployment": screens.card(held, now),
         "decision": stages.decision(held, now),
-        "lanes": screens.lanes(held, now),
+        "fleet": sizes.fleet(held, request.GET, now),
         "across": screens.across(held["targets"]),
         "rail": screens.rail(held, now),
         "preview": _preview(held, found.service),

@@ -161,8 +161,17 @@ def tile(
         "detail": detail(target, state),
         "runs": runs(target, deployment_status),
         "seconds": duration(seconds) if running else "",
-        "bars": bars(target["health_checks"]),
+        "spark": spark(target["health_checks"]),
     }
+
+
+def spark(checks: Sequence[Mapping[str, Any]]) -> Json:
+    """Return the sparkline as one path for each kind of bar, with how it was drawn from what."""
+    paths = dict.fromkeys(("good", "bad", "none"), "")
+    for one in bars(checks):
+        paths[one["kind"]] += "M{x} {y}h{width}v{height}h-{width}z".format(**one)
+    last = checks[-1]["at"] if checks else ""
+    return {"drawn": f"{len(checks)} {last}", "paths": paths}
 
 
 def detail(target: Mapping[str, Any], state: str) -> str:

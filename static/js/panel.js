@@ -1,27 +1,29 @@
-// What is known of one instance: opened by its tile, kept up to date while it is open.
-import { hue, make, part, say } from "./dom.js";
-import { takesTraffic } from "./stages.js";
-import { isWell, runs, tileLook, tileState } from "./states.js";
-import { clock } from "./time.js";
+// What is known of one instance: opened by its tile or row, drawn by the server, and drawn again
+// while it is open as soon as its state changes.
+import { morph } from "./morph.js";
+import { localise } from "./time.js";
 
-const OUTPUT_SHOWN = 100_000; // characters
+const PAUSE = 300; // milliseconds between two looks
 
 export class Panel {
   #root = document.getElementById("panel");
-  #log;
+  #fetch; // (name) => what the server draws of it, null where it can't
   #opener = null;
-  name = null;
+  #drawn = null; // the target that was drawn
+  #timer = 0;
+  name = new URLSearchParams(location.search).get("instance");
 
-  constructor(log, held) {
-    this.#log = log;
-    if (!this.#root.hidden) this.name = part(this.#root, "panel-name").textContent;
-    document.getElementById("lanes").addEventListener("click", (event) => {
-      const tile = event.target.closest(".tile");
-      if (!tile || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  constructor(fetch) {
+    this.#fetch = fetch;
+    // Of a tile, or of a row where there are too many for tiles.
+    document.querySelector(".lanes-part").addEventListener("click", (event) => {
+      const link = event.target.closest("[data-part=open]");
+      if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
       event.preventDefault();
-      this.open(tile.dataset.instance, held());
+      this.open(link.closest("[data-instance]").dataset.instance);
     });
-    part(this.#root, "panel-close").addEventListener("click", (event) => {
+    this.#root.addEventListener("click", (event) => {
+      if (!event.target.closest("[data-part=panel-close]")) return;
       event.preventDefault();
       this.close();
     });
@@ -30,65 +32,45 @@ export class Panel {
     });
   }
 
-  async open(name, held) {
+  async open(name) {
     this.#opener = document.activeElement;
     this.name = name;
-    this.#root.hidden = false;
-    history.replaceState(null, "", `?instance=${encodeURIComponent(name)}`);
-    this.paint(held);
-    this.#root.focus({ preventScroll: false });
-    while (this.#log.first > 1 && this.name === name && (await this.#log.before()));
-    if (this.name === name) this.paint(held);
+    address((asked) => asked.set("instance", name));
+    await this.#draw();
+    if (this.name === name) this.#root.focus();
   }
 
   close() {
     this.name = null;
     this.#root.hidden = true;
-    history.replaceState(null, "", location.pathname);
+    address((asked) => asked.delete("instance"));
     this.#opener?.focus();
   }
 
   paint(held) {
-    const target = held.targets.find((one) => one.instance === this.name);
-    if (!target) return;
-    const look = tileLook(tileState(target, held.status, takesTraffic(held)));
-    say(this.#root, "panel-name", target.instance);
-    hue(part(this.#root, "panel-state"), look.hue);
-    say(this.#root, "panel-glyph", look.glyph);
-    say(this.#root, "panel-word", look.word);
-    say(this.#root, "panel-runs", runs(target, held.status));
-    say(this.#root, "panel-address", target.address);
-    part(this.#root, "panel-error").hidden = !target.error;
-    say(this.#root, "panel-error", target.error);
-    this.#paintChecks(target.health_checks);
-    this.#paintEvents();
+    const target = this.name && held.targets.find(({ instance }) => instance === this.name);
+    if (!target || target === this.#drawn) return;
+    const first = !this.#drawn;
+    this.#drawn = target;
+    if (!first) this.#timer ||= setTimeout(() => this.#draw(), PAUSE);
   }
 
-  #paintChecks(checks) {
-    const rows = [...checks].reverse().map((check) =>
-      make(
-        "tr",
-        {},
-        make("td", {}, make("time", { datetime: check.at }, clock(check.at))),
-        make("td", {}, `${isWell(check) ? "✓" : "✕"} ${check.status ?? "none"}`),
-        make("td", { class: "number" }, check.latency_ms === null ? "" : check.latency_ms.toFixed(0)),
-        make("td", {}, check.error),
-      ),
-    );
-    part(this.#root, "panel-checks").replaceChildren(...rows);
+  async #draw() {
+    this.#timer = 0;
+    const { name } = this;
+    const text = name && (await this.#fetch(name).catch(() => null));
+    if (!text || this.name !== name) return;
+    // Parsed, never run: our own page, in which everything from outside was escaped.
+    const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("panel");
+    if (!fresh) return;
+    localise(fresh);
+    morph(this.#root, document.importNode(fresh, true));
   }
+}
 
-  #paintEvents() {
-    const mine = this.#log.of(this.name).filter((event) => event.message);
-    const output = mine.filter((event) => event.kind === "output").map((event) => event.message);
-    const text = output.join("\n");
-    const cut = text.length > OUTPUT_SHOWN;
-    say(this.#root, "panel-output", cut ? `[cut]\n${text.slice(-OUTPUT_SHOWN)}` : text || "none");
-    const rest = mine.filter((event) => event.kind !== "output");
-    part(this.#root, "panel-events").replaceChildren(
-      ...rest.map((event) =>
-        make("li", {}, make("time", { datetime: event.at }, clock(event.at)), ` ${event.message}`),
-      ),
-    );
-  }
+// What else stands in the address, as the filters of a table, stays.
+function address(change) {
+  const asked = new URLSearchParams(location.search);
+  change(asked);
+  history.replaceState(null, "", asked.size ? `?${asked}` : location.pathname);
 }

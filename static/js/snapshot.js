@@ -17,7 +17,7 @@ function placesOf(targets) {
   return found;
 }
 
-export const targetOf = ({ targets }, instance) => targets[placesOf(targets).get(instance)];
+export const placeOf = ({ targets }, instance) => placesOf(targets).get(instance);
 
 // Apply the events that come next, in order and each once. A gap ends it: the caller has to
 // ask for what lies between. In a patch each field is replaced, but targets are matched by

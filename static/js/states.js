@@ -4,6 +4,7 @@ import { asksApproval } from "./stages.js";
 
 let vocabulary = { tiles: {}, deployments: {}, stops: {}, asks: {}, wishes: {}, waiting: {} };
 export const learn = (words) => (vocabulary = words);
+export const sizes = () => vocabulary.sizes; // what is drawn by how many instances there are
 
 const ACTIVE = new Set(["pending", "in_progress", "paused", "rolling_back"]);
 const IN_FLIGHT = new Set(["draining", "updating", "health_checking"]);
@@ -63,7 +64,7 @@ export function bars(checks) {
     const height = Math.max(4, Math.round(share * 16));
     const x = 60 + (number - checks.length) * step;
     const kind = good ? "good" : check.status ? "bad" : "none";
-    return { x, y: 16 - height, width: step - 1, height, class: kind };
+    return { kind, x, y: 16 - height, width: step - 1, height };
   });
 }
 
@@ -118,4 +119,20 @@ export function laneState(targets, status) {
   if (statuses.every((one) => one === "rolled_back" || one === "pending"))
     return ["done", "restored"];
   return ["active", "partly done"];
+}
+
+// A batch as a bar: "40 serving, 2 failed", and the parts of each hue in percent.
+export function laneBar(states) {
+  const counts = new Map();
+  for (const state of states) counts.set(state, (counts.get(state) ?? 0) + 1);
+  const known = sizes().bar.filter((state) => counts.has(state));
+  let at = 0;
+  const parts = sizes().hues.map((name) => {
+    const mine = known.filter((state) => tileLook(state).hue === name);
+    const width = (100 * mine.reduce((sum, state) => sum + counts.get(state), 0)) / states.length;
+    const drawn = { x: `${at}%`, width: `${width}%` };
+    at += width;
+    return drawn;
+  });
+  return { words: known.map((state) => `${counts.get(state)} ${tileLook(state).word}`).join(", "), parts };
 }

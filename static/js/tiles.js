@@ -1,15 +1,25 @@
-// Lanes and tiles: patched in place, so focus, selection and scrolling stay where they are.
+// Lanes and tiles: patched in place, so focus, selection and scrolling stay where they are. Up to
+// some hundred instances each has a tile in its batch's lane; of more, lanes are bars, and tiles
+// are of those that something happens to or happened to.
 import { draw, hue, part, say } from "./dom.js";
+import { placeOf } from "./snapshot.js";
 import { leadsToBatch, takesTraffic } from "./stages.js";
-import { bars, detail, isActive, laneState, runs, tileLook, tileState } from "./states.js";
+import { bars, detail, isActive, laneBar, laneState, runs, sizes, tileLook, tileState } from "./states.js";
 import { duration, now, secondsSince } from "./time.js";
 
 const tiles = new Map();
-const lanes = new Map();
+const lanes = new Map(); // by batch: its node, and the places of its targets
+let few = null; // the list of tiles, where not all have one
 
 export function find(root) {
   for (const node of root.querySelectorAll(".tile")) tiles.set(node.dataset.instance, node);
-  for (const node of root.querySelectorAll(".lane")) lanes.set(Number(node.dataset.batch), node);
+  for (const node of root.querySelectorAll(".lane")) lanes.set(Number(node.dataset.batch), { node });
+  few = root.querySelector("#now");
+  // A tile that is over stays as long as it has the focus.
+  few?.addEventListener("focusout", ({ target }) => {
+    const node = target.closest(".tile");
+    if (node && !sizes().shown.includes(node.dataset.state)) drop(node);
+  });
 }
 
 export const tileOf = (name) => tiles.get(name);
@@ -20,25 +30,59 @@ export function paint(held, targets) {
   const traffic = takesTraffic(held);
   for (const target of targets) {
     batches.add(target.batch);
-    const node = tiles.get(target.instance);
-    if (node) paintTile(node, target, held.status, traffic);
+    const state = tileState(target, held.status, traffic);
+    const node = few ? wanted(held, target, state) : tiles.get(target.instance);
+    if (node) paintTile(node, target, state, held.status);
   }
-  for (const batch of batches) paintLane(batch, held);
+  for (const batch of batches) paintLane(batch, held, traffic);
 }
 
-function paintTile(node, target, status, traffic) {
-  const state = tileState(target, status, traffic);
+function wanted(held, target, state) {
+  const node = tiles.get(target.instance);
+  if (sizes().shown.includes(state)) return node ?? insert(held, target);
+  if (node && !node.contains(document.activeElement)) drop(node);
+  return node;
+}
+
+function drop(node) {
+  tiles.delete(node.dataset.instance);
+  node.remove();
+}
+
+// In the order of the plan.
+function insert(held, target) {
+  const name = target.instance;
+  const node = document.getElementById("tile-pattern").content.firstElementChild.cloneNode(true);
+  node.dataset.instance = name;
+  part(node, "open").setAttribute("href", `?instance=${encodeURIComponent(name)}#panel`);
+  const label = node.querySelector("strong");
+  label.title = name;
+  label.firstElementChild.textContent = name;
+  const place = placeOf(held, name);
+  let next = null;
+  for (let one = few.lastElementChild; one; one = one.previousElementSibling) {
+    if (placeOf(held, one.dataset.instance) < place) break;
+    next = one;
+  }
+  few.insertBefore(node, next);
+  tiles.set(name, node);
+  return node;
+}
+
+function paintTile(node, target, state, status) {
   const look = tileLook(state);
   if (node.dataset.state !== state) {
     node.dataset.state = state;
     hue(node, look.hue);
+    say(node, "glyph", look.glyph);
+    say(node, "word", look.word);
   }
-  say(node, "glyph", look.glyph);
-  say(node, "word", look.word);
+  const spark = part(node, "spark");
+  if (!spark) return; // a small one
   say(node, "runs", runs(target, status));
   say(node, "detail", detail(target, state));
   paintSeconds(node, target, status);
-  paintSpark(part(node, "spark"), target.health_checks);
+  paintSpark(spark, target.health_checks);
 }
 
 function paintSeconds(node, target, status) {
@@ -46,32 +90,43 @@ function paintSeconds(node, target, status) {
   say(node, "seconds", running ? duration(secondsSince(target.updated_at)) : "");
 }
 
+// One path for each kind of bar.
 function paintSpark(node, checks) {
-  const last = checks.at(-1);
-  const drawn = `${checks.length} ${last?.at ?? ""}`;
+  const drawn = `${checks.length} ${checks.at(-1)?.at ?? ""}`;
   if (node.dataset.drawn === drawn) return;
   node.dataset.drawn = drawn;
-  node.replaceChildren(...bars(checks).map((bar) => draw("rect", bar)));
+  if (!node.firstChild) node.append(...["good", "bad", "none"].map((kind) => draw("path", { class: kind })));
+  const paths = { good: "", bad: "", none: "" };
+  for (const { kind, x, y, width, height } of bars(checks))
+    paths[kind] += `M${x} ${y}h${width}v${height}h-${width}z`;
+  for (const path of node.children) path.setAttribute("d", paths[path.getAttribute("class")]);
 }
 
-function paintLane(batch, held) {
-  const node = lanes.get(batch);
-  if (!node) return;
-  const members = held.targets.filter((target) => target.batch === batch);
+function paintLane(batch, held, traffic) {
+  const lane = lanes.get(batch);
+  if (!lane) return;
+  lane.places ??= held.targets.flatMap((target, place) => (target.batch === batch ? [place] : []));
+  const members = lane.places.map((place) => held.targets[place]);
   const [state, words] = laneState(members, held.status);
-  node.dataset.lane = state;
-  say(node, "lane-words", words);
+  lane.node.dataset.lane = state;
+  say(lane.node, "lane-words", words);
+  const bar = part(lane.node, "bar");
+  if (!bar) return;
+  const told = laneBar(members.map((target) => tileState(target, held.status, traffic)));
+  say(lane.node, "lane-counts", told.words);
+  bar.setAttribute("aria-label", `Batch ${batch}: ${told.words}`);
+  told.parts.forEach(({ x, width }, number) => {
+    bar.children[number].setAttribute("x", x);
+    bar.children[number].setAttribute("width", width);
+  });
 }
 
 // Once a second: how long each has been as it is, and how long the pause still lasts.
 export function tick(held) {
-  for (const target of held.targets) {
-    const node = tiles.get(target.instance);
-    if (node) paintSeconds(node, target, held.status);
-  }
+  for (const [name, node] of tiles) paintSeconds(node, held.targets[placeOf(held, name)], held.status);
   const left = held.waiting_until ? (Date.parse(held.waiting_until) - now()) / 1000 : null;
   let next = held.status === "in_progress" && left > 0 && leadsToBatch(held);
-  for (const [, lane] of lanes) {
+  for (const { node: lane } of lanes.values()) {
     const node = part(lane, "pause");
     const counting = next && lane.dataset.lane === "coming";
     if (counting) next = false;

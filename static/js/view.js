@@ -11,13 +11,14 @@
 // there are no frames, at once. What changed is found by identity: `advance` keeps every target
 // and field that no event touched, so keep the snapshots it gave and going back paints as little.
 // `painted` is called after each, `before` being null the first time. Only a view that `speaks`
-// announces; a replay says nothing aloud.
+// announces; a replay says nothing aloud. The page has parts/fleet.html drawn from sizes.fleet.
 import * as announce from "./announce.js";
 import * as head from "./head.js";
 import * as rail from "./rail.js";
 import { changes } from "./snapshot.js";
 import { decision, stops, takesTraffic } from "./stages.js";
 import { deploymentLook, isActive } from "./states.js";
+import { Table } from "./table.js";
 import * as tiles from "./tiles.js";
 import * as traffic from "./traffic.js";
 
@@ -25,6 +26,7 @@ export class View {
   #root;
   #painted;
   #speaks;
+  #table = new Table();
   #failure = null;
   #asked = ""; // a decision may become needed by the clock alone
   #held = null;
@@ -75,6 +77,7 @@ export class View {
     // With the status or a shift of the traffic every tile may change, and no target does.
     const all = !before || fields.has("status") || takesTraffic(before) !== takesTraffic(held);
     tiles.paint(held, all ? held.targets : targets);
+    if (all || targets.length) this.#table.paint(held);
     head.paint(this.#root, held);
     rail.paint(this.#root, held);
     traffic.paint(this.#root, held);

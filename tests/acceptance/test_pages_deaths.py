@@ -47,8 +47,8 @@ def shown(page: Page) -> Json:
               lanes: [...document.querySelectorAll(".lane-head")].map((lane) => lane.innerText),
               log: document.getElementById("log-rows").innerText,
               sparks: [...document.querySelectorAll(".spark")].map((spark) =>
-                [...spark.children].map((bar) => ["x", "y", "width", "height", "class"].map(
-                  (name) => bar.getAttribute(name)))),
+                [...spark.children].map((path) => ["d", "class"].map(
+                  (name) => path.getAttribute(name)))),
             })"""
         )
     )
