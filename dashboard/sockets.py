@@ -22,6 +22,7 @@ from django.utils import timezone
 from redis.exceptions import RedisError
 
 from dashboard.access import VIEW_DEPLOYMENT, user_of_session
+from dashboard.troubles import troubles
 from rollouts.models import Deployment
 from rollouts.snapshots import Json, iso
 
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-HEARTBEAT = 5.0  # seconds; a lost event is noticed after so long
+HEARTBEAT = 5  # seconds; a lost event is noticed after so long
 SUBSCRIBE_TIMEOUT = 1.0  # seconds that Redis may take; without it the heartbeat brings all
 RESUBSCRIBE = 5.0  # seconds between attempts to subscribe
 READ_TIMEOUT = 4.0  # seconds that PostgreSQL may take
@@ -106,6 +107,7 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # untyped lib
         self._wake = asyncio.Event()
         self._tried = asyncio.Event()  # to subscribe, whether or not it went well
         self._frames: deque[float] = deque(maxlen=FRAMES + 1)
+        self._unheard = False  # news come only with the heartbeat
         self._closing = False
         try:
             await super().__call__(scope, receive, send)
@@ -194,12 +196,14 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # untyped lib
                 async with asyncio.timeout(SUBSCRIBE_TIMEOUT):
                     channel = await layer.new_channel()
                     await layer.group_add(self.group, channel)
+                self._unheard = False
                 self._tried.set()
                 while True:
                     self._waiting.extend((await layer.receive(channel))["events"])
                     self._wake.set()
             except UNHEARD as error:
                 log.info("No news from Redis for a socket: %s", error or "timed out")
+                self._unheard = True
                 self._tried.set()
             finally:
                 with suppress(*UNHEARD):
@@ -220,6 +224,7 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # untyped lib
             await self._end(BROKEN)
 
     async def _talk(self) -> None:
+        troubles.look()
         # Subscribed first, read after: what happens between the two is in both, not in none.
         await self._tried.wait()
         await self.greet()
@@ -254,7 +259,10 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # untyped lib
         self._checked = self._now()
         await self.heal()
         told = await self.pulse()
-        await self.tell({"type": "heartbeat", "at": iso(timezone.now()), **told})
+        late = HEARTBEAT if self._unheard or troubles.redis_away else 0
+        machinery = {"troubles": troubles.texts, "late": late}
+        await self.tell({"type": "heartbeat", "at": iso(timezone.now()), **machinery, **told})
+        troubles.look()
 
     async def _news_or(self, deadline: float) -> None:
         with suppress(TimeoutError):

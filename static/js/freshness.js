@@ -6,22 +6,37 @@ const POLL = 3_000;
 const GLYPHS = { live: "●", connecting: "○", reconnecting: "◌", offline: "✕", "signed-out": "✕" };
 
 // Where one logs in and comes back to the same place.
-export const loginUrl = () => `/login/?next=${encodeURIComponent(location.pathname + location.search)}`;
+export const loginUrl = () =>
+  `/login/?next=${encodeURIComponent(location.pathname + location.search + location.hash)}`;
+
+// Who logs in again in another tab has another token: a form is sent with the one that counts.
+addEventListener(
+  "submit",
+  ({ target }) => {
+    const token = document.cookie.match(/(?:^|; )csrftoken=(\w+)/)?.[1];
+    const field = target.querySelector("[name=csrfmiddlewaretoken]");
+    if (token && field) field.value = token;
+  },
+  true,
+);
 
 export function badge(live) {
   const node = document.getElementById("freshness");
   const glyph = node.querySelector(".fresh-glyph");
   const words = node.querySelector(".fresh-words");
+  const troubles = document.getElementById("troubles"); // none where the page itself tells of them
+  let late = 0;
+  let told = "";
   const show = () => {
     const asOf = `as of ${clock(live.lastHeard + (now() - Date.now()))}`;
-    node.dataset.state = live.state;
+    node.dataset.state = late && live.state === "live" ? "late" : live.state;
     glyph.textContent = GLYPHS[live.state];
     if (live.state === "signed-out") {
       words.replaceChildren(`Signed out, ${asOf}. `, make("a", { href: loginUrl() }, "Log in"));
       return;
     }
     const text = {
-      live: "Live",
+      live: late ? `Live, up to ${late} s late` : "Live",
       connecting: `Connecting, ${asOf}`,
       reconnecting: `Reconnecting (${live.attempt}), ${asOf}`,
       offline: `Offline, ${asOf}`,
@@ -30,8 +45,20 @@ export function badge(live) {
     document.documentElement.toggleAttribute("data-stale", live.stale);
   };
   live.addEventListener("state", show);
+  live.addEventListener("message", ({ detail }) => {
+    if (detail.type !== "heartbeat") return;
+    late = detail.late;
+    show();
+    const found = detail.troubles.join();
+    if (!troubles || found === told) return;
+    told = found;
+    troubles.replaceChildren(...detail.troubles.map(trouble));
+  });
   show();
 }
+
+const trouble = (text) =>
+  make("p", { class: "notice fail" }, make("span", { "aria-hidden": "true" }, "✕"), ` ${text}`);
 
 // While the page is stale, ask `look` again and again; it returns whether it learned something.
 export function pollWhileStale(live, look) {

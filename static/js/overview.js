@@ -16,6 +16,7 @@ const TELLING = new Set(["created", "status", "wish", "waiting", "owner"]);
 const data = pageData();
 const held = new Map(data.deployments.map((one) => [one.id, one]));
 let drawn = Date.now();
+let troubles = "";
 let timer = 0;
 
 heard(data.now);
@@ -48,8 +49,10 @@ function tick(card, one) {
 function take(message) {
   if (message.type === "heartbeat") {
     heard(message.at);
-    // Of a worker that died or a pause that grew long no event tells.
-    if (Date.now() - drawn > AT_LEAST_EVERY) redrawSoon();
+    // Of a pause that grew long no event tells.
+    const changed = String(message.troubles) !== troubles;
+    if (changed || Date.now() - drawn > AT_LEAST_EVERY) redrawSoon();
+    troubles = String(message.troubles);
   }
   if (message.type === "snapshot") {
     held.clear();

@@ -28,7 +28,11 @@ export class Live extends EventTarget {
     setInterval(() => this.#check(), 1_000);
     addEventListener("online", () => this.again());
     addEventListener("offline", () => this.#tell("offline"));
-    document.addEventListener("visibilitychange", () => this.#check());
+    document.addEventListener("visibilitychange", () => {
+      this.#check();
+      this.#wake();
+    });
+    addEventListener("focus", () => this.#wake());
   }
 
   // Drop the connection and open another, as after a gap.
@@ -44,6 +48,7 @@ export class Live extends EventTarget {
   }
 
   signedOut() {
+    if (this.state === "signed-out") return;
     this.#forget();
     clearTimeout(this.#timer);
     this.#tell("signed-out");
@@ -64,8 +69,13 @@ export class Live extends EventTarget {
       if (socket !== this.#socket) return;
       this.#socket = null;
       if (code === SIGNED_OUT) this.signedOut();
-      else this.#later();
+      else if (this.state !== "signed-out") this.#later();
     };
+  }
+
+  // Who comes back to the page may have logged in again in another tab.
+  #wake() {
+    if (this.state === "signed-out" && !this.#socket && !document.hidden) this.#connect();
   }
 
   #heard() {
@@ -88,9 +98,8 @@ export class Live extends EventTarget {
   }
 
   #check() {
-    if (this.state === "signed-out") return;
     const silent = Date.now() - Math.max(this.lastHeard, this.#opened) > SILENCE;
-    if (this.#socket && silent) this.again();
+    if (this.#socket && silent && this.state !== "signed-out") this.again();
     const live = this.state === "live";
     if (!live && !this.stale && Date.now() - this.lastHeard > SILENCE) {
       this.stale = true;

@@ -15,7 +15,7 @@
   document.addEventListener("DOMContentLoaded", () => {
     const button = document.getElementById("theme");
     if (!button) return;
-    const words = button.querySelector("span");
+    const words = button.querySelector("[data-part=theme]");
     words.textContent = theme;
     button.hidden = false;
     button.addEventListener("click", () => {

@@ -7,7 +7,11 @@ export function heard(iso) {
   if (!Number.isNaN(server)) ahead = server - Date.now();
 }
 
-export const now = () => Date.now() + ahead;
+let shown = null; // the moment that a replay shows, which is its now
+
+export const setClock = (time) => (shown = time);
+
+export const now = () => shown ?? Date.now() + ahead;
 
 export const secondsSince = (iso) => Math.max(0, (now() - Date.parse(iso)) / 1000);
 
@@ -29,7 +33,9 @@ export function clock(time) {
   return `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
 }
 
-// Times come from the server in UTC; people read their own clock.
+const inFull = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long" });
+
+// Times come from the server in UTC; people read their own clock, and its zone on hover.
 export function localise(root) {
   for (const node of root.querySelectorAll("time[datetime]")) {
     const at = new Date(node.dateTime);
@@ -38,6 +44,6 @@ export function localise(root) {
     const day = at.toLocaleDateString(undefined, { day: "numeric", month: "short" });
     const text = today ? clock(at) : `${day} ${clock(at).slice(0, 5)}`;
     if (node.textContent !== text) node.textContent = text;
-    node.title = node.dateTime;
+    node.title = inFull.format(at);
   }
 }

@@ -17,7 +17,8 @@ from django.db import connections
 from django.utils import timezone
 from redis.exceptions import ConnectionError as RedisAway
 
-from dashboard import consumers, live, sockets
+from dashboard import consumers, live, sockets, troubles
+from dashboard.attention import Notice
 from dashboard.live import OVERVIEW_GROUP, group_of
 from dashboard.routing import Reader
 from rollouts import actions, journal
@@ -243,6 +244,28 @@ async def test_the_heartbeat_says_how_far_the_server_is(
         beat = await screen.until_type("heartbeat")
         assert beat["seq"] == 1
         assert beat["at"].endswith("Z")
+
+
+@pytest.mark.usefixtures("quick")
+async def test_the_heartbeat_says_what_is_wrong_with_the_machinery(
+    deployment: Deployment, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In words, as long as it lasts; with how late news are where Redis does not bring them."""
+    monkeypatch.setattr(troubles, "EVERY", 0.1)
+
+    async def beat_with(words: str, late: float) -> None:
+        beat = await screen.until_type("heartbeat")
+        while words not in "".join(beat["troubles"]) or beat["late"] != late:
+            beat = await screen.until_type("heartbeat")
+
+    async with watching(deployment, session) as screen, asyncio.timeout(PATIENCE):
+        await beat_with("No worker is alive", late=0)
+        monkeypatch.setattr(troubles, "machinery", without_redis)
+        await beat_with("Redis is out of reach", late=0.1)
+
+
+def without_redis() -> list[Notice]:
+    return [Notice("redis", "fail", "Redis is out of reach.")]
 
 
 async def test_many_missed_events_come_in_bounded_messages(
