@@ -61,19 +61,14 @@ SUMS = """
         FILTER (WHERE status = 'completed') AS took,
     PERCENTILE_CONT(0.5) WITHIN GROUP (ORDER BY EXTRACT(EPOCH FROM restored)) AS restored
 """
-TOTALS = f"""
-    WITH ended AS MATERIALIZED ({ENDED})
-    SELECT now, {SUMS} FROM ended GROUP BY now
-"""  # noqa: S608
-BARS = f"""
-    WITH ended AS MATERIALIZED ({ENDED})
-    SELECT (DATE_TRUNC(%(unit)s, completed_at, 'UTC') AT TIME ZONE 'UTC')::date AS begin,
-        COUNT(*) FILTER (WHERE status = 'completed'),
-        COUNT(*) FILTER (WHERE status IN ('rolled_back', 'failed')),
-        COUNT(*) FILTER (WHERE status = 'cancelled'),
-        PERCENTILE_CONT(0.5) WITHIN GROUP (ORDER BY took) FILTER (WHERE status = 'completed'),
-        PERCENTILE_CONT(0.5) WITHIN GROUP (ORDER BY EXTRACT(EPOCH FROM restored))
-    FROM ended GROUP BY begin
+TOLD = f"""
+    WITH ended AS MATERIALIZED ({ENDED}), dated AS (
+        SELECT *, CASE WHEN now THEN
+            (DATE_TRUNC(%(unit)s, completed_at, 'UTC') AT TIME ZONE 'UTC')::date END AS begin
+        FROM ended
+    )
+    SELECT now, begin, GROUPING(begin) = 0 AS bar, {SUMS} FROM dated
+    GROUP BY GROUPING SETS ((now), (now, begin))
 """  # noqa: S608
 BY_SERVICE = f"""
     WITH ended AS MATERIALIZED ({ENDED}),
@@ -139,10 +134,14 @@ class Bar:
     time_to_restore: float | None = None
 
     @classmethod
-    def of(cls, begin: date, row: Sequence[Any]) -> "Bar":
-        """Return what a row of BARS says."""
-        completed, failed, cancelled, took, restored = row
-        return cls(begin, completed, failed, cancelled, _seconds(took), _seconds(restored))
+    def of(cls, begin: date, sums: Figures) -> "Bar":
+        """Return the bar that begins then, of these sums."""
+        failed = sums.rolled_back + sums.failed
+        return cls(
+            *(begin, sums.completed, failed, sums.cancelled),
+            duration=sums.duration_median,
+            time_to_restore=sums.time_to_restore,
+        )
 
     @property
     def deployments(self) -> int:
@@ -204,11 +203,15 @@ def asked(text: str) -> int:
 def of(service: int | None, days: int, now: datetime | None = None) -> Told:
     """Return the figures of one service, by its key, or of all, over the last `days` days."""
     period = Period.last(days, now)
-    found = {row[0]: Figures.of(row[1:]) for row in _rows(TOTALS, period, service)}
-    rows = _rows(BARS, period, service, before=period.since)
-    drawn = {begin: Bar.of(begin, row) for begin, *row in rows}
+    totals: dict[bool, Figures] = {}
+    drawn: dict[date, Bar] = {}
+    for current, begin, bar, *sums in _rows(TOLD, period, service):
+        if bar:
+            drawn[begin] = Bar.of(begin, Figures.of(sums))
+        else:
+            totals[current] = Figures.of(sums)
     bars = tuple(drawn.get(begin, Bar(begin)) for begin in period.begins())
-    return Told(period, found.get(True, Figures()), found.get(False, Figures()), bars)
+    return Told(period, totals.get(True, Figures()), totals.get(False, Figures()), bars)
 
 
 def by_service(days: int, page: int = 1, now: datetime | None = None) -> tuple[list[Json], int]:

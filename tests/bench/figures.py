@@ -78,7 +78,7 @@ def explain(service: int | None, days: int) -> None:
         "unit": period.unit,
     }
     with connection.cursor() as cursor:
-        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS) {figures.TOTALS}", given)
+        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS) {figures.TOLD}", given)
         print("\n".join(line for (line,) in cursor.fetchall()))
 
 
