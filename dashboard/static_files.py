@@ -5,6 +5,7 @@ Nothing of this happens while pages are written: `collectstatic` does it, which 
 as they lie in `static/`.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,23 @@ except ImportError:  # there is no wheel for Apple's own processors
 STYLES = "css/lockgate.css"
 OURS = "js/"  # what lies elsewhere belongs to packages, and comes minified
 
+# The scales of type and space: the same everywhere and at all times, unlike the colours.
+SCALE = re.compile(r"\s*(--[ts]\d): (\d+px);")
+
 Sources = dict[str, tuple[StaticFilesStorage, str]]
 
 
 def small(script: str) -> str:
     """Return an ES module that does the same in fewer bytes; as it is where nothing can tell."""
     return script if minify is None else str(minify.string("text/javascript", script))
+
+
+def bundled(styles: Path) -> str:
+    """Return all that `styles` imports as one small sheet, with the scales as plain lengths."""
+    whole = lightningcss.bundle_css(str(styles), minify=False)
+    lengths = dict(SCALE.findall(whole))
+    plain = re.sub(r"var\((--[ts]\d)\)", lambda used: lengths[used[1]], SCALE.sub("", whole))
+    return str(lightningcss.process_stylesheet(plain, minify=True))
 
 
 class HashedStaticFiles(CompressedManifestStaticFilesStorage):  # type: ignore[misc]  # untyped
@@ -48,5 +60,5 @@ class HashedStaticFiles(CompressedManifestStaticFilesStorage):  # type: ignore[m
     def _rewrite(self, name: str) -> None:
         # Collecting clears the folder first: what lies there is a fresh copy.
         copy = Path(self.path(name))
-        text = lightningcss.bundle_css(str(copy)) if name == STYLES else small(copy.read_text())
+        text = bundled(copy) if name == STYLES else small(copy.read_text())
         copy.write_text(text)
