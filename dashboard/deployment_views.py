@@ -1,6 +1,7 @@
 """Pages of deployments, and their buttons, each of which calls one action."""
 
 from collections.abc import Callable
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -10,17 +11,15 @@ from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
-from dashboard import asking, screens, sizes, stages, traffic
+from dashboard import asking, log_views, screens, sizes, stages, traffic
 from dashboard.access import DEPLOY, VIEW_DEPLOYMENT
-from dashboard.times import moment
+from dashboard.log_views import LAST
 from dashboard.views import View, actor, allowed, live_page, may_deploy, wants_json
 from rollouts import actions
 from rollouts.models import Deployment, Event, Service
-from rollouts.snapshots import event_fields, one_moment, snapshot
+from rollouts.snapshots import one_moment, snapshot
 
 Json = dict[str, Any]
-
-LOG_SHOWN = 300  # last events in a page; the rest is fetched on demand
 
 
 @require_GET
@@ -36,26 +35,15 @@ def _deployment_page(
     status: HTTPStatus = HTTPStatus.OK,
     problem: str = "",
 ) -> HttpResponse:
+    now = timezone.now()
     with one_moment():
         found = actions.deployment_with(deployment_id)
         held = snapshot(found)
-        log = _log(deployment_id)
-        failures = Event.objects.filter(deployment=deployment_id, kind="target").order_by("seq")
-        broken = failures.filter(patch__targets__0__status="failed")[:1]
-        failure = screens.first_failure(event_fields(event) for event in broken)
-    now = timezone.now()
+        context = drawn(request, held, found.service, now)
+        failure = first_failure(deployment_id)
     offered = asking.offers(held, now)
-    context = {
-        "deployment": screens.card(held, now),
-        "decision": stages.decision(held, now),
-        "fleet": sizes.fleet(held, request.GET, now),
-        "across": screens.across(held["targets"]),
-        "rail": screens.rail(held, now),
-        "preview": _preview(held, found.service),
-        "traffic": _traffic(held),
-        "failure": failure and {**failure, "moment": moment(failure["at"])},
-        "events": [_log_row(event) for event in log if event["message"]],
-        "chosen": _panel(held, log, request.GET.get("instance", ""), now),
+    context |= {
+        "failure": failure,
         **offered,
         "opened": asking.opened(held, offered, request.GET),
         "problem": problem,
@@ -64,39 +52,36 @@ def _deployment_page(
             **live_page(),
             "snapshot": held,
             "stops": stages.course(held),
-            # Their patches are in the snapshot already.
-            "events": [{**event, "patch": {}} for event in log],
-            "failure": failure,
+            "failure": failure and {key: failure[key] for key in ("seq", "at", "message")},
         },
     }
     return render(request, "deployment.html", context, status=status)
 
 
-def _log(deployment_id: str) -> list[Json]:
-    """Return the last events, oldest first."""
-    latest = Event.objects.filter(deployment=deployment_id).order_by("-seq")[:LOG_SHOWN]
-    return [event_fields(event) for event in reversed(latest)]
+def drawn(
+    request: HttpRequest, held: Json, service: Service, now: datetime, until: int = LAST
+) -> Json:
+    """Return what a page shows of a deployment in that state, with what it said until an event."""
+    return {
+        "deployment": screens.card(held, now),
+        "decision": stages.decision(held, now),
+        "fleet": sizes.fleet(held, request.GET, now),
+        "across": screens.across(held["targets"]),
+        "rail": screens.rail(held, now),
+        "preview": _preview(held, service),
+        "traffic": _traffic(held),
+        "events": log_views.lines(held["id"], request.GET, until),
+        "wanted": {key: request.GET.get(f"log-{key}", "") for key in ("kind", "instance")},
+        "kinds": log_views.KINDS,
+        "chosen": log_views.known(held, request.GET.get("instance", ""), now, until),
+    }
 
 
-def _log_row(event: Json) -> Json:
-    return {**event, "moment": moment(event["at"])}
-
-
-def _panel(held: Json, log: list[Json], name: str, now: Any) -> Json | None:
-    """Return what is known of one instance, for a page without scripts; None if none is chosen."""
-    for target in held["targets"]:
-        if target["instance"] == name:
-            mine = [event for event in log if event.get("target") == name and event["message"]]
-            return {
-                **screens.tile(target, held["status"], now, stages.takes_traffic(held)),
-                "checks": [
-                    {**check, "good": screens.well(check), "moment": moment(check["at"])}
-                    for check in reversed(target["health_checks"])
-                ],
-                "output": [event for event in mine if event["kind"] == "output"],
-                "events": [_log_row(event) for event in mine if event["kind"] != "output"],
-            }
-    return None
+def first_failure(deployment_id: str) -> Json | None:
+    """Return the first event that says that an instance failed."""
+    events = Event.objects.filter(deployment=deployment_id, kind="target").order_by("seq")
+    broken = events.filter(patch__targets__0__status="failed").first()
+    return log_views.line(broken) if broken else None
 
 
 def _preview(held: Json, service: Service) -> Json:

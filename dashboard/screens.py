@@ -320,13 +320,3 @@ def seconds_left(summary: Mapping[str, Any], took: float) -> float | None:
 def rail(snapshot: Mapping[str, Any], now: datetime) -> list[Json]:
     """Return the stops of a canary or of blue/green with their looks; none for rolling."""
     return [{**stop, **asdict(STOPS[stop["state"]])} for stop in stages.rail(snapshot, now)]
-
-
-def first_failure(events: Iterable[Mapping[str, Any]]) -> Json | None:
-    """Return the first event that says that an instance failed."""
-    for event in events:
-        if event["kind"] == "target" and any(
-            target.get("status") == "failed" for target in event["patch"].get("targets", [])
-        ):
-            return {key: event[key] for key in ("seq", "at", "message")}
-    return None

@@ -23,20 +23,30 @@ follow(data.stops);
 localise(document);
 
 const live = new Live(() => `/ws/deployments/${held.id}/?after=${held.seq}`);
-const log = new Log(held.id, data.events, live);
-const panel = new Panel(log, () => held);
+const log = new Log(lines, held.seq);
+const panel = new Panel(drawn);
 const controls = new Controls(look);
 const view = new View(root, { speaks: true, painted });
 
 function painted(before, shown) {
   controls.paint(before, shown);
-  if (panel.name) panel.paint(shown);
+  panel.paint(shown);
 }
 
-function pin(events) {
-  if (failure) return;
-  failure = firstFailure(events) ?? null;
-  if (failure) view.pin(failure);
+async function lines(wanted) {
+  const page = await fetchJson(`/deployments/${held.id}/log/?${new URLSearchParams(wanted)}`, live);
+  return page?.items;
+}
+
+async function drawn(name) {
+  const answer = await fetch(`/deployments/${held.id}/panel/?instance=${encodeURIComponent(name)}`);
+  return answer.ok && !answer.redirected ? answer.text() : null;
+}
+
+function pin(event) {
+  if (failure || !event) return;
+  failure = event;
+  view.pin(failure);
 }
 
 function take(message) {
@@ -49,7 +59,7 @@ function take(message) {
     const { held: next, applied, gap } = advance(held, message.events);
     held = next;
     log.add(applied);
-    pin(applied);
+    pin(firstFailure(applied));
     view.show(held);
     if (gap) live.again();
   }
@@ -59,7 +69,7 @@ function replace(snapshot) {
   if (!newer(held, snapshot)) return;
   held = snapshot;
   view.show(held);
-  log.fill(held.seq).then(() => pin(log.events)).catch(() => {});
+  log.fill(held.seq).then((read) => pin(read.find(({ failed }) => failed)));
 }
 
 async function look() {

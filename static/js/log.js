@@ -1,157 +1,178 @@
-// The log: filters, following, links to lines, and what came before on demand.
-import { make, part, say } from "./dom.js";
-import { fetchJson } from "./freshness.js";
+// The log: a window on what was said, of which the rest is asked for. Filters stand in the
+// address; following stops as soon as one scrolls up.
+import { part, say } from "./dom.js";
 import { clock } from "./time.js";
 
-const MOST_ROWS = 3_000;
-const PAGE = 200;
+const MOST_ROWS = 1_000;
+const PAGE = 200; // lines that are asked for at once, as dashboard/log_views.py sends them
+const FILTERS = ["log-kind", "log-instance"];
 const NEAR_END = 24; // pixels from the end that still count as following
 
 export class Log {
-  #rows = document.getElementById("log-rows");
   #box = document.getElementById("log");
+  #rows = document.getElementById("log-rows");
   #fresh = document.getElementById("log-new");
   #earlier = document.getElementById("log-earlier");
-  #kind = document.getElementById("log-kind");
-  #instance = document.getElementById("log-instance");
+  #filters = document.getElementById("filters");
   #pattern = document.getElementById("log-row");
+  #ask; // returns the lines next `after` an event, or the last ones `before` it, as filtered
+  #last; // event that is known, shown or not
+  #whole = true; // whether what is shown reaches to the last event
   #unseen = 0;
   #filling = null;
 
-  constructor(id, events, live) {
-    this.id = id;
-    this.live = live;
-    this.events = events;
-    document.getElementById("filters").hidden = false;
-    this.#offer(events);
-    this.#kind.addEventListener("change", () => this.#filter());
-    this.#instance.addEventListener("change", () => this.#filter());
-    this.#box.addEventListener("scroll", () => this.following && this.#seen());
-    this.#fresh.addEventListener("click", () => this.#toEnd());
+  constructor(ask, last) {
+    this.#ask = ask;
+    this.#last = last;
+    document.getElementById("log-filter").hidden = true;
+    this.#filters.addEventListener("change", () => this.#turn());
+    this.#filters.addEventListener("submit", (event) => event.preventDefault());
+    this.#box.addEventListener("scroll", () => this.#whole && this.following && this.#seen());
+    this.#fresh.addEventListener("click", () => this.toEnd());
     this.#earlier.addEventListener("click", () => this.before());
-    this.#earlier.hidden = this.first <= 1;
-    if (location.hash.startsWith("#e-")) this.reach(Number(location.hash.slice(3)));
-    else this.#toEnd();
-  }
-
-  get first() {
-    return this.events[0]?.seq ?? 1;
-  }
-
-  get last() {
-    return this.events.at(-1)?.seq ?? 0;
+    addEventListener("hashchange", () => this.#linked());
+    if (!this.#linked()) this.#down();
   }
 
   get following() {
     return this.#box.scrollHeight - this.#box.scrollTop - this.#box.clientHeight < NEAR_END;
   }
 
-  of(instance) {
-    return this.events.filter((event) => event.target === instance);
+  get #wanted() {
+    const { elements } = this.#filters;
+    return Object.fromEntries(FILTERS.map((name) => [name, elements[name].value]));
   }
 
   add(events) {
-    const fresh = events.filter((event) => event.seq > this.last);
-    if (!fresh.length) return;
-    const follow = this.following;
-    this.events.push(...fresh);
-    this.#offer(fresh);
-    const rows = fresh.filter((event) => event.message).map((event) => this.#row(event));
-    this.#rows.append(...rows);
-    while (this.#rows.children.length > MOST_ROWS) this.#rows.firstElementChild.remove();
-    if (follow) this.#toEnd();
-    else this.#count(rows.filter((row) => !row.hidden).length);
+    if (this.#filling) this.#filling.then(() => this.add(events));
+    else this.#add(events);
   }
 
-  // Read on from the last line up to `seq`: a snapshot leaves out what was said meanwhile.
+  #add(events) {
+    const { "log-kind": kind, "log-instance": instance } = this.#wanted;
+    const fresh = events.filter(
+      (event) =>
+        event.seq > this.#last &&
+        event.message &&
+        (!kind || event.kind === kind) &&
+        (!instance || event.target === instance),
+    );
+    this.#last = Math.max(this.#last, events.at(-1)?.seq ?? 0);
+    if (!fresh.length) return;
+    const follow = this.#whole && this.following;
+    // Who reads further up loses no line under the eyes: the rest waits until it is asked for.
+    if (!follow && this.#rows.children.length + fresh.length > MOST_ROWS) this.#whole = false;
+    if (this.#whole) this.#rows.append(...fresh.map((event) => this.#row(event)));
+    while (this.#rows.children.length > MOST_ROWS) this.#rows.firstElementChild.remove();
+    this.#count();
+    if (follow) this.#down();
+    else this.#tell(this.#unseen + fresh.length);
+  }
+
+  // Read on up to `seq`, as a snapshot leaves out what was said meanwhile; return it.
   fill(seq) {
     this.#filling ??= this.#fill(seq).finally(() => (this.#filling = null));
     return this.#filling;
   }
 
   async #fill(seq) {
-    while (this.last < seq) {
-      const page = await this.#page(this.last);
-      if (!page?.items.length) return;
-      this.add(page.items);
+    const read = [];
+    while (this.#last < seq) {
+      const lines = await this.#ask({ after: this.#last }).catch(() => null);
+      if (!lines) this.#whole = false; // the end is asked for when it is wanted
+      else read.push(...lines);
+      this.#add(lines ?? []);
+      if (!lines || lines.length < PAGE) this.#last = seq;
     }
+    return read;
+  }
+
+  // Show the log as it was when `seq` was its last event.
+  async show(seq) {
+    this.#last = seq;
+    this.#place(await this.#lines({ before: seq + 1 }));
+    if (this.#last === seq) this.#down();
+  }
+
+  toEnd() {
+    return this.#whole ? this.#down() : this.show(this.#last);
   }
 
   async before() {
-    const first = this.first;
-    const page = await this.#page(Math.max(0, first - 1 - PAGE));
-    const older = (page?.items ?? []).filter((event) => event.seq < first);
-    if (!older.length) return false;
-    this.events.unshift(...older);
-    this.#offer(older);
+    const older = await this.#lines({ before: Number(this.#rows.firstElementChild?.id.slice(2)) });
     const height = this.#box.scrollHeight;
-    this.#rows.prepend(...older.filter((event) => event.message).map((event) => this.#row(event)));
+    this.#rows.prepend(...older.map((event) => this.#row(event)));
     this.#box.scrollTop += this.#box.scrollHeight - height;
-    this.#earlier.hidden = this.first <= 1;
-    return true;
+    for (; this.#rows.children.length > MOST_ROWS; this.#whole = false) this.#rows.lastElementChild.remove();
+    this.#earlier.hidden = older.length < PAGE;
   }
 
   async reach(seq) {
-    while (seq < this.first && (await this.before()));
-    document.getElementById(`e-${seq}`)?.scrollIntoView({ block: "center" });
+    if (!document.getElementById(`e-${seq}`)) {
+      for (const name of FILTERS) this.#filters.elements[name].value = "";
+      this.#place(await this.#lines({ before: seq + PAGE / 2 }));
+    }
+    const row = document.getElementById(`e-${seq}`);
+    this.#rows.querySelector("[aria-current]")?.removeAttribute("aria-current");
+    row?.setAttribute("aria-current", "true");
+    row?.scrollIntoView({ block: "center" });
   }
 
-  #page(after) {
-    return fetchJson(`/api/v1/deployments/${this.id}/events?after=${after}&limit=${PAGE}`, this.live);
+  #linked() {
+    const [, seq] = /^#e-(\d+)$/.exec(location.hash) ?? [];
+    if (seq) this.reach(Number(seq)).catch(() => {});
+    return Boolean(seq);
   }
 
-  #row(event) {
+  async #lines(wanted) {
+    return (await this.#ask({ ...this.#wanted, ...wanted })) ?? [];
+  }
+
+  #place(lines) {
+    this.#rows.replaceChildren(...lines.map((event) => this.#row(event)));
+    this.#earlier.hidden = lines.length < PAGE;
+    this.#whole = lines.length < PAGE / 2 || lines.at(-1).seq >= this.#last;
+    this.#count();
+  }
+
+  #row({ seq, at, kind, target, message }) {
     const row = this.#pattern.content.firstElementChild.cloneNode(true);
-    row.id = `e-${event.seq}`;
-    row.dataset.kind = event.kind;
-    row.dataset.target = event.target ?? "";
-    part(row, "link").setAttribute("href", `#e-${event.seq}`);
-    part(row, "at").dateTime = event.at;
-    say(row, "at", clock(event.at));
-    say(row, "kind", event.kind);
-    say(row, "text", event.message);
-    row.hidden = !this.#wanted(row);
+    row.id = `e-${seq}`;
+    row.dataset.kind = kind;
+    row.dataset.target = target ?? "";
+    part(row, "link").setAttribute("href", `#e-${seq}`);
+    part(row, "at").dateTime = at;
+    say(row, "at", clock(at));
+    say(row, "kind", kind);
+    say(row, "text", message);
     return row;
   }
 
-  #wanted(row) {
-    const kind = !this.#kind.value || row.dataset.kind === this.#kind.value;
-    return kind && (!this.#instance.value || row.dataset.target === this.#instance.value);
+  #turn() {
+    const asked = new URLSearchParams(location.search);
+    for (const [name, value] of Object.entries(this.#wanted))
+      if (value) asked.set(name, value);
+      else asked.delete(name);
+    history.replaceState(null, "", `?${asked}`);
+    return this.show(this.#last);
   }
 
-  #filter() {
-    for (const row of this.#rows.children) row.hidden = !this.#wanted(row);
-    this.#toEnd();
-  }
-
-  #offer(events) {
-    for (const event of events) {
-      if (!event.message) continue;
-      this.#option(this.#kind, event.kind);
-      if (event.target) this.#option(this.#instance, event.target);
-    }
-  }
-
-  #option(select, value) {
-    const options = [...select.options];
-    if (options.some((option) => option.value === value)) return;
-    const next = options.slice(1).find((option) => option.value > value) ?? null;
-    select.insertBefore(make("option", { value }, value), next);
-  }
-
-  #toEnd() {
+  #down() {
     this.#box.scrollTop = this.#box.scrollHeight;
     this.#seen();
   }
 
-  #seen() {
-    this.#unseen = 0;
-    this.#fresh.hidden = true;
+  #count() {
+    document.getElementById("log-none").hidden = this.#rows.children.length > 0;
   }
 
-  #count(more) {
-    this.#unseen += more;
-    this.#fresh.hidden = this.#unseen === 0;
-    this.#fresh.textContent = `${this.#unseen} new ↓`;
+  #seen() {
+    this.#tell(0);
+  }
+
+  #tell(unseen) {
+    this.#unseen = unseen;
+    this.#fresh.hidden = !unseen;
+    this.#fresh.textContent = `${unseen} new ↓`;
   }
 }

@@ -167,7 +167,7 @@ def test_a_tile_opens_what_is_known_of_its_instance(page: Page, demo: Demo) -> N
     panel = page.locator("#panel")
     expect(panel).to_be_visible()
     expect(panel).to_contain_text("web-02 was started")
-    expect(panel.locator('[data-part="panel-checks"]')).to_contain_text("✓ 200")
+    expect(panel.get_by_role("region", name="Health checks")).to_contain_text("✓ 200")
     assert page.url.endswith("?instance=web-02")
     page.keyboard.press("Escape")
     expect(panel).to_be_hidden()

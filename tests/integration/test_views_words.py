@@ -158,23 +158,6 @@ def test_a_lane_says_how_far_its_batch_is(statuses: list[str], deployment: str, 
     assert lane["words"] == words
 
 
-def test_only_a_target_that_failed_is_the_first_failure() -> None:
-    """Neither a bad check nor a word in a message."""
-    events = [
-        {"kind": "check", "seq": 1, "at": "x", "message": "failed", "patch": {}},
-        {"kind": "target", "seq": 2, "at": "x", "message": "Draining", "patch": {"targets": [{}]}},
-        {
-            "kind": "target",
-            "seq": 3,
-            "at": "x",
-            "message": "web-01 is held out",
-            "patch": {"targets": [{"status": "failed"}]},
-        },
-    ]
-    assert screens.first_failure(events) == {"seq": 3, "at": "x", "message": "web-01 is held out"}
-    assert screens.first_failure(events[:2]) is None
-
-
 def keys(notices: list[attention.Notice]) -> list[str]:
     return [notice.key.split("-", 1)[0] for notice in notices]
 

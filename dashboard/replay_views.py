@@ -1,0 +1,120 @@
+"""Any deployment as it was at any event of it, and the moments that matter on its way."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponseBase
+from django.shortcuts import render
+from django.views.decorators.http import require_GET
+
+from dashboard import deployment_views, log_views, screens, stages
+from dashboard.access import VIEW_DEPLOYMENT
+from dashboard.times import duration
+from dashboard.views import allowed, live_page
+from rollouts import actions
+from rollouts.models import Deployment, Event
+from rollouts.snapshots import iso, one_moment
+
+Json = dict[str, Any]
+
+FAILURES_SHOWN = 50  # of the marks of one deployment
+BESIDE = 1.2  # percent of the slider; marks of one kind that are nearer are drawn as one
+SPEEDS = (1, 4, 16, 64)
+PROMOTED = screens.Look("↑", "promoted", "active")
+FAILED = screens.Look("✕", "failed", "fail")
+
+
+@require_GET
+@allowed(VIEW_DEPLOYMENT)
+def replay(request: HttpRequest, deployment_id: str) -> HttpResponseBase:
+    """Show a deployment as of the event that the address names, else as of its beginning."""
+    with one_moment():
+        found = actions.deployment_with(deployment_id)
+        failure = deployment_views.first_failure(deployment_id)
+        at = log_views.number(request.GET.get("at"))
+        at = min(max(1, at or 1), found.seq)
+        held = log_views.as_of(found, at)
+        now = held.pop("now")
+        context = deployment_views.drawn(request, held, found.service, now, at)
+        shown = moment_of(found, at, now)
+        marks = list(marks_of(found))
+    seen = failure if failure and failure["seq"] <= at else None
+    context |= {
+        "replay": {**shown, "running": found.is_active, "speeds": SPEEDS, "failure": failure},
+        "marks": marks,
+        "marks_drawn": apart(marks),
+        "failure": seen,
+        "keep": log_views.keep(at),
+        "page": {
+            **live_page(),
+            "snapshot": held,
+            "stops": stages.course(held),
+            "failure": failure and {key: failure[key] for key in ("seq", "at", "message")},
+            "last": found.seq,
+        },
+    }
+    return render(request, "replay.html", context)
+
+
+def moment_of(deployment: Deployment, at: int, now: datetime) -> Json:
+    """Return where in its replay a deployment is, and the events before and after with words."""
+    said = log_views.said(deployment.pk, {})
+    latest = said.filter(seq__lte=at).order_by("-seq").first()
+    before = said.filter(seq__lt=at).order_by("-seq").values_list("seq", flat=True).first()
+    after = said.filter(seq__gt=at).order_by("seq").values_list("seq", flat=True).first()
+    begun = deployment.started_at or deployment.created_at
+    return {
+        "seq": at,
+        "last": deployment.seq,
+        "now": now,
+        "since": duration(max(0.0, (now - begun).total_seconds())),
+        "words": latest.message if latest else "",
+        "before": before,
+        "after": after,
+    }
+
+
+def marks_of(deployment: Deployment) -> Iterator[Json]:
+    """Yield the events that matter: failures, pauses, promotions, the way back, the end."""
+    for event in _mattering(deployment.pk):
+        look = _look(event)
+        if look is not None:
+            place = 100 * (event.seq - 1) / max(1, deployment.seq - 1)
+            yield {
+                "seq": event.seq,
+                "at": iso(event.at),
+                "message": event.message,
+                "glyph": look.glyph,
+                "word": look.word,
+                "hue": look.hue,
+                "x": f"{place:.2f}%",
+                "place": place,
+            }
+
+
+def _mattering(deployment_id: str) -> list[Event]:
+    events: QuerySet[Event] = Event.objects.filter(deployment=deployment_id).order_by("seq")
+    failed = events.filter(kind="target", patch__targets__0__status="failed")[:FAILURES_SHOWN]
+    promoted = Q(kind="wish", patch__wish__in=["promote", "promote_all"])
+    turned = events.filter(Q(kind="status", patch__has_key="status") | promoted)
+    return sorted([*failed, *turned], key=lambda event: event.seq)
+
+
+def _look(event: Event) -> screens.Look | None:
+    if event.kind == "target":
+        return FAILED
+    if event.kind == "wish":
+        return PROMOTED
+    return screens.DEPLOYMENTS.get(event.patch["status"])
+
+
+def apart(marks: list[Json]) -> list[Json]:
+    """Return the marks that a strip has room for: of those of one kind side by side the first."""
+    drawn: list[Json] = []
+    for mark in marks:
+        near = [one for one in drawn if mark["place"] - one["place"] < BESIDE]
+        if not any(one["glyph"] == mark["glyph"] for one in near):
+            drawn.append(mark)
+    return drawn
