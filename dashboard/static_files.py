@@ -19,7 +19,7 @@ try:
 except ImportError:  # there is no wheel for Apple's own processors
     minify = None
 
-STYLES = "css/lockgate.css"
+STYLES = ("css/lockgate.css", "css/replaying.css")  # a page links one of them
 OURS = "js/"  # what lies elsewhere belongs to packages, and comes minified
 
 # The scales of type and space: the same everywhere and at all times, unlike the colours.
@@ -52,7 +52,7 @@ class HashedStaticFiles(CompressedManifestStaticFilesStorage):  # type: ignore[m
         """Rewrite what is ours in its collected copy, and go on from that."""
         if not dry_run:
             for name in paths:
-                if name == STYLES or (name.startswith(OURS) and name.endswith(".js")):
+                if name in STYLES or (name.startswith(OURS) and name.endswith(".js")):
                     self._rewrite(name)
                     paths[name] = (self, name)
         yield from super().post_process(paths, dry_run, **options)
@@ -60,5 +60,5 @@ class HashedStaticFiles(CompressedManifestStaticFilesStorage):  # type: ignore[m
     def _rewrite(self, name: str) -> None:
         # Collecting clears the folder first: what lies there is a fresh copy.
         copy = Path(self.path(name))
-        text = bundled(copy) if name == STYLES else small(copy.read_text())
+        text = bundled(copy) if name in STYLES else small(copy.read_text())
         copy.write_text(text)

@@ -18,7 +18,6 @@ import * as rail from "./rail.js";
 import { changes } from "./snapshot.js";
 import { decision, stops, takesTraffic } from "./stages.js";
 import { deploymentLook, isActive } from "./states.js";
-import { Table } from "./table.js";
 import * as tiles from "./tiles.js";
 import * as traffic from "./traffic.js";
 
@@ -26,7 +25,7 @@ export class View {
   #root;
   #painted;
   #speaks;
-  #table = new Table();
+  #table = null; // only large deployments have one
   #failure = null;
   #asked = ""; // a decision may become needed by the clock alone
   #held = null;
@@ -38,6 +37,7 @@ export class View {
     this.#painted = painted;
     this.#speaks = speaks;
     tiles.find(root);
+    if (document.getElementById("instances")) this.#tabulate();
     document.addEventListener("visibilitychange", () => this.#flush());
   }
 
@@ -72,12 +72,18 @@ export class View {
     this.#painted(before, held);
   }
 
+  async #tabulate() {
+    const { Table } = await import("./table.js");
+    this.#table = new Table();
+    if (this.#shown) this.#table.paint(this.#shown);
+  }
+
   #paint(before, held) {
     const { fields, targets } = changes(before, held);
     // With the status or a shift of the traffic every tile may change, and no target does.
     const all = !before || fields.has("status") || takesTraffic(before) !== takesTraffic(held);
     tiles.paint(held, all ? held.targets : targets);
-    if (all || targets.length) this.#table.paint(held);
+    if (all || targets.length) this.#table?.paint(held);
     head.paint(this.#root, held);
     rail.paint(this.#root, held);
     traffic.paint(this.#root, held);

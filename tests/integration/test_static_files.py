@@ -13,7 +13,7 @@ from django.core.management import call_command
 from django.test import Client
 from django.utils.functional import empty
 
-from dashboard.static_files import small
+from dashboard.static_files import STYLES, small
 from tests.integration.factories import make_service
 
 SCRIPT_LIMIT = 40_000  # bytes of all that one page loads, before compression
@@ -69,9 +69,10 @@ def test_modules_import_each_other_by_their_hashed_names(collected: Path) -> Non
     assert all(re.fullmatch(r"\w+\.[0-9a-f]{12}\.js", file.name) for file in files)
 
 
-def test_styles_are_one_small_file(collected: Path) -> None:
+@pytest.mark.parametrize("name", STYLES)
+def test_styles_are_one_small_file(collected: Path, name: str) -> None:
     """Nothing is imported from it, and it has at most 30 kB before compression."""
-    styles = collected / staticfiles_storage.stored_name("css/lockgate.css")
+    styles = collected / staticfiles_storage.stored_name(name)
     text = styles.read_text()
     assert "@import" not in text
     assert not re.search(r"var\(--[st]\d", text), "a length that is always the same"
