@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE ?= 1
 # The machine's own certificates: behind a proxy that inspects TLS there are no others.
 export UV_SYSTEM_CERTS ?= 1
 
-.PHONY: demo up test test-fast check format lock setup bench soak mutants clean help
+.PHONY: demo up test test-fast check format lock setup bench soak mutants screenshots clean help
 
 help: ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,9 @@ soak: setup ## Faults by chance, for long: real kills, people, the simulation (K
 
 mutants: setup ## Wrong engines, and what of the simulation catches each
 	$(BIN)/python -m tests.simulation.mutants $(ARGS)
+
+screenshots: setup ## A picture of every screen in every state (ARGS="--to FOLDER", "--only empty slots")
+	@$(BIN)/python -m tests.screenshots $(ARGS)
 
 setup: $(VENV)/ready
 
