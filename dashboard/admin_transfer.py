@@ -3,10 +3,10 @@
 # django-import-export ships no annotations.
 # mypy: disallow_subclassing_any=False
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import messages
-from django.contrib.admin.models import ADDITION, CHANGE
 from django.core.signing import BadSignature
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -15,8 +15,7 @@ from django.urls import reverse
 from import_export.admin import ExportActionMixin, ImportMixin
 
 from dashboard import admin_csv
-from dashboard.admin_keeping import log_changes
-from rollouts.trail import NEW, differences
+from rollouts import trail
 
 
 class Transfer(ImportMixin, ExportActionMixin):
@@ -83,18 +82,7 @@ class Transfer(ImportMixin, ExportActionMixin):
     def generate_log_entries(self, result: Any, request: HttpRequest) -> None:
         """Write of each row what it changed, from what to what."""
         columns = admin_csv.InstanceResource().get_import_fields()
-        for row in result:
-            new = row.is_new()
-            told = differences(
-                (
-                    field.column_name,
-                    NEW if new else field.export(row.original),
-                    field.export(row.instance),
-                )
-                for field in columns
-            )
-            words = f"Added from CSV: {told}" if new else f"From CSV: {told}"
-            log_changes(request, [row.instance], words, ADDITION if new else CHANGE)
+        trail.write(request.user.pk, [_told(row, columns) for row in result])
 
     def add_success_message(self, result: Any, request: HttpRequest) -> None:
         """Say how many rows did what."""
@@ -104,3 +92,18 @@ class Transfer(ImportMixin, ExportActionMixin):
             f"Imported: {totals['new']} added, {totals['update']} changed, "
             f"{totals['skip']} as they were.",
         )
+
+
+def _told(row: Any, columns: Sequence[Any]) -> trail.Entry:
+    new = row.is_new()
+    told = trail.differences(
+        (
+            field.column_name,
+            trail.NEW if new else field.export(row.original),
+            field.export(row.instance),
+        )
+        for field in columns
+    )
+    if new:
+        return row.instance, "create", f"Added from CSV: {told}"
+    return row.instance, "change", f"From CSV: {told}"

@@ -12,6 +12,7 @@ from django.db import models
 
 # Nobody can log in as this one or take its name: it has a space, no password, and is not active.
 COMMANDS = "command line"
+Entry = tuple[models.Model, str, str]  # row; create, change or delete; words
 KINDS = {"create": ADDITION, "change": CHANGE, "delete": DELETION}
 SHOWN = 200  # characters of one value
 NEW = object()  # in place of the old value, where there was none
@@ -55,18 +56,24 @@ def _differing(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
         yield from _differing(f"{name}.{key}", old.get(key), new.get(key))
 
 
-def note(entries: Iterable[tuple[models.Model, str, str]]) -> None:
-    """Write down what somebody at a terminal did: (row, create, change or delete, words) each."""
+def note(entries: Iterable[Entry]) -> None:
+    """Write down what somebody at a terminal did."""
     chosen = list(entries)
     if not chosen:
         return
     user, _ = get_user_model()._default_manager.get_or_create(
         username=COMMANDS, defaults={"is_active": False, "password": "!"}
     )
+    write(user.pk, chosen)
+
+
+def write(user: int, entries: Iterable[Entry]) -> None:
+    """Write down what a user did to each row, at once: a file may have thousands of them."""
+    chosen = list(entries)
     kinds = {type(row): ContentType.objects.get_for_model(row).pk for row, _, _ in chosen}
     LogEntry.objects.bulk_create(
         LogEntry(
-            user_id=user.pk,
+            user_id=user,
             content_type_id=kinds[type(row)],
             object_id=row.pk,
             object_repr=str(row)[:200],
