@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from dashboard import screens, stages
@@ -17,8 +18,9 @@ Json = dict[str, Any]
 
 FULL, SMALL = 60, 300  # the most instances that are shown so
 ROWS = 50  # of a page of the table
-# Who has a tile where not all have one.
-SHOWN = ("draining", "updating", "checking", "rolling_back", "failed", "held_out")
+# Who has a tile where not all have one: what is under way comes first, then what has failed.
+UNDER_WAY = ("draining", "updating", "checking", "rolling_back")
+SHOWN = (*UNDER_WAY, "failed", "held_out")
 # The states in the order of a bar, those of one hue side by side.
 IN_BAR = (
     *("serving", "verified", "restored", "rolling_back", "checking", "updating", "draining"),
@@ -35,7 +37,7 @@ def size(total: int) -> str:
 
 def vocabulary() -> Json:
     """Return what the scripts need of this."""
-    return {"shown": SHOWN, "bar": IN_BAR, "hues": HUES, "rows": ROWS}
+    return {"shown": SHOWN, "under_way": len(UNDER_WAY), "bar": IN_BAR, "hues": HUES, "rows": ROWS}
 
 
 def fleet(snapshot: Mapping[str, Any], query: Mapping[str, str], now: datetime) -> Json:
@@ -46,11 +48,19 @@ def fleet(snapshot: Mapping[str, Any], query: Mapping[str, str], now: datetime) 
         return {"size": drawn, "lanes": screens.lanes(snapshot, now)}
     status = snapshot["status"]
     states = [(one, screens.tile_state(one, status, traffic)) for one in snapshot["targets"]]
-    shown = [one for one, state in states if state in SHOWN]
+    shown = [
+        (rank, target)
+        for place, (target, state) in enumerate(states)
+        if state in SHOWN
+        for rank in [place if state in UNDER_WAY else place + len(states)]
+    ]
     return {
         "size": drawn,
         "lanes": _lanes(snapshot, states),
-        "now": [screens.tile(one, status, now, traffic) for one in shown],
+        "now": [
+            {**screens.tile(target, status, now, traffic), "rank": rank}
+            for rank, target in sorted(shown, key=itemgetter(0))
+        ],
         "table": table(states, status, query),
     }
 

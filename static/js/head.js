@@ -79,7 +79,7 @@ function paintWaiting(root, held) {
 
 function paintReason(root, held, look) {
   const node = part(root, "reason");
-  node.hidden = !held.reason || ["pending", "in_progress"].includes(held.status);
+  node.hidden = !held.reason || held.status === "pending";
   node.className = `notice ${look.hue}`;
   say(root, "reason-glyph", look.glyph);
   say(root, "reason-words", held.reason);

@@ -39,9 +39,16 @@ export function paint(held, targets) {
 
 function wanted(held, target, state) {
   const node = tiles.get(target.instance);
-  if (sizes().shown.includes(state)) return node ?? insert(held, target);
-  if (node && !node.contains(document.activeElement)) drop(node);
-  return node;
+  const focused = node?.contains(document.activeElement);
+  const shown = sizes().shown.indexOf(state);
+  if (shown < 0) {
+    if (node && !focused) drop(node);
+    return node;
+  }
+  // What is under way comes first, then what has failed; each in the order of the plan.
+  const rank = placeOf(held, target.instance) + (shown < sizes().under_way ? 0 : held.targets.length);
+  if (Number(node?.dataset.rank) === rank || focused) return node;
+  return put(node ?? newTile(target.instance), rank);
 }
 
 function drop(node) {
@@ -49,23 +56,26 @@ function drop(node) {
   node.remove();
 }
 
-// In the order of the plan.
-function insert(held, target) {
-  const name = target.instance;
+function newTile(name) {
   const node = document.getElementById("tile-pattern").content.firstElementChild.cloneNode(true);
   node.dataset.instance = name;
   part(node, "open").setAttribute("href", `?instance=${encodeURIComponent(name)}#panel`);
   const label = node.querySelector("strong");
   label.title = name;
   label.firstElementChild.textContent = name;
-  const place = placeOf(held, name);
+  tiles.set(name, node);
+  return node;
+}
+
+function put(node, rank) {
+  node.dataset.rank = rank;
   let next = null;
   for (let one = few.lastElementChild; one; one = one.previousElementSibling) {
-    if (placeOf(held, one.dataset.instance) < place) break;
+    if (one === node) continue;
+    if (Number(one.dataset.rank) < rank) break;
     next = one;
   }
   few.insertBefore(node, next);
-  tiles.set(name, node);
   return node;
 }
 

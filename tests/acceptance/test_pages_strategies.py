@@ -40,7 +40,7 @@ BOTH = """async () => {
     counts: text(root.querySelector("[data-part=counts]")),
     strategy: text(root.querySelector("[data-part=strategy]")),
     decision: text(root.querySelector("[data-part=decision]")),
-    hidden: [...root.querySelectorAll("#head [data-control], #deployment > .notice")]
+    hidden: [...root.querySelectorAll("#head [data-control], .notices > .notice")]
       .map((node) => node.hidden),
     rail: all(root, "#rail h2, #rail li"),
     looks: [...root.querySelectorAll("#rail li")].map((node) =>
