@@ -3,7 +3,6 @@
 # Django's forms and admin classes are generic for mypy alone and take no arguments at runtime.
 # mypy: disable-error-code="type-arg"
 
-from collections.abc import Iterator
 from typing import Any
 
 from django.contrib import admin
@@ -53,7 +52,7 @@ class Unchangeable:
 class Values(admin.AllValuesFieldListFilter):
     """Values as they are stored; the empty one has a name too."""
 
-    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
+    def choices(self, changelist: Any) -> Any:
         """Yield the links of the filter."""
         for choice in super().choices(changelist):
             yield {**choice, "display": choice["display"] or "none"}

@@ -82,7 +82,8 @@ class Transfer(ImportMixin, ExportActionMixin):
     def generate_log_entries(self, result: Any, request: HttpRequest) -> None:
         """Write of each row what it changed, from what to what."""
         columns = admin_csv.InstanceResource().get_import_fields()
-        trail.write(request.user.pk, [_told(row, columns) for row in result])
+        told = [_told(row, columns) for row in result]
+        trail.write(request.user.pk, told)  # type: ignore[arg-type]  # logged in
 
     def add_success_message(self, result: Any, request: HttpRequest) -> None:
         """Say how many rows did what."""

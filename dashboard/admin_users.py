@@ -10,21 +10,20 @@ from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
 from django.db.models import ManyToManyField
 from django.forms import CheckboxSelectMultiple
-from django.http import HttpRequest
 
 admin.site.unregister(User)
 admin.site.unregister(Group)
 
 
-class Boxes:
+class Boxes(admin.ModelAdmin):
     """Django's two lists with arrows between them have parts that screen readers can't name."""
 
     def formfield_for_manytomany(
-        self, db_field: ManyToManyField, request: HttpRequest, **kwargs: Any
+        self, db_field: ManyToManyField, request: Any = None, **kwargs: Any
     ) -> Any:
         """Return a box for each right or group."""
         kwargs["widget"] = CheckboxSelectMultiple
-        return super().formfield_for_manytomany(db_field, request, **kwargs)  # type: ignore[misc]
+        return super().formfield_for_manytomany(db_field, request, **kwargs)
 
 
 @admin.register(User)
