@@ -37,15 +37,18 @@ def running_browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser: Browser, demo: Demo) -> Iterator[Page]:
-    """Open a page that is logged in; an error of its scripts fails the block."""
+def opened(browser: Browser, demo: Demo, name: str = "", password: str = "") -> Iterator[Page]:
+    """Open a page that is logged in, as the admin where nobody else is named.
+
+    An error of its scripts fails the block.
+    """
     with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
         page = context.new_page()
         page.set_default_timeout(20 * SECONDS)
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda message: errors.extend(_violations(message)))
-        log_in(page, demo)
+        log_in(page, demo, name, password)
         yield page
         assert errors == []
 
@@ -54,10 +57,10 @@ def _violations(message: ConsoleMessage) -> list[str]:
     return [message.text] if "Content Security Policy" in message.text else []
 
 
-def log_in(page: Page, demo: Demo) -> None:
+def log_in(page: Page, demo: Demo, name: str = "", password: str = "") -> None:
     page.goto(f"{demo.ready['url']}/login/")
-    page.get_by_label("Name", exact=True).fill(demo.ready["admin_user"])
-    page.get_by_label("Password").fill(demo.ready["admin_password"])
+    page.get_by_label("Name", exact=True).fill(name or demo.ready["admin_user"])
+    page.get_by_label("Password").fill(password or demo.ready["admin_password"])
     page.get_by_role("button", name="Log in").click()
     page.wait_for_url(f"{demo.ready['url']}/")
 

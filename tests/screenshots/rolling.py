@@ -196,11 +196,11 @@ def _failing(studio: Studio, demo: Demo, page: Page) -> None:
     studio.show("overview-failing", page, "/")
     end = demo.ended(deployment)
     studio.show("deployment-rolled-back", page, here(end["id"]))
-    studio.show("replay-start", page, f"{here(end['id'])}replay/")
+    studio.show("replay-start", page, f"{here(end['id'])}replay/", whole=False)
     with studio.attempt("replay-first-failure"):
         page.get_by_role("link", name="First failure").click()
         page.wait_for_url("**at=*")
-        studio.shoot("replay-first-failure", page)
+        studio.shoot("replay-first-failure", page, whole=False)
     end = demo.ended(demo.start("v5-unhealthy", **{**QUICK, "auto_rollback": False}))
     studio.show("deployment-failed", page, here(end["id"]))
     studio.show("overview-failed", page, "/")

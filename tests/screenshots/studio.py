@@ -63,17 +63,20 @@ class Studio:
         except (Exception, pytest.fail.Exception) as error:
             self._miss(name, error)
 
-    def show(self, name: str, page: Page, path: str) -> None:
+    def show(self, name: str, page: Page, path: str, *, whole: bool = True) -> None:
         """Go to a page and take it."""
         with self.attempt(name):
             page.goto(path)
             page.wait_for_load_state("load")
             if page.locator("#freshness[data-state]:not([data-state=still])").count():
                 page.locator("#freshness[data-state=live]").wait_for()
-            self.shoot(name, page)
+            self.shoot(name, page, whole=whole)
 
-    def shoot(self, name: str, page: Page) -> None:
-        """Take the page as it is now, at both sizes and in both themes."""
+    def shoot(self, name: str, page: Page, *, whole: bool = True) -> None:
+        """Take the page as it is now, at both sizes and in both themes.
+
+        The whole of it, or only what the window shows, where something sticks to its lower edge.
+        """
         files = []
         try:
             for size, viewport in SIZES.items():
@@ -81,7 +84,7 @@ class Studio:
                 for scheme in SCHEMES:
                     page.emulate_media(color_scheme=scheme)
                     files.append(f"{name}-{size}-{scheme}.png")
-                    _picture(page, self.folder / files[-1])
+                    _picture(page, self.folder / files[-1], whole)
             self.taken[name] = files
             self._say(f"{name}: {len(files)} pictures")
         except Exception as error:
@@ -121,9 +124,9 @@ def another_tab(context: BrowserContext, path: str) -> Page:
     return page
 
 
-def _picture(page: Page, path: Path) -> None:
+def _picture(page: Page, path: Path, whole: bool) -> None:
     height = page.evaluate("document.documentElement.scrollHeight")
     width = page.evaluate("window.innerWidth")
     clip = {"x": 0, "y": 0, "width": width, "height": TALLEST}
-    shown = {"clip": clip} if height > TALLEST else {}
-    page.screenshot(path=path, full_page=True, animations="disabled", **shown)
+    shown = {"clip": clip} if whole and height > TALLEST else {}
+    page.screenshot(path=path, full_page=whole, animations="disabled", **shown)
