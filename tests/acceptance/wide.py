@@ -23,6 +23,7 @@ from dashboard.local import binaries
 from dashboard.local.places import Places
 from tests.acceptance.running import ROOT, STOPPED_WITHIN, Demo, free_port, until
 
+MANAGE = (sys.executable, "manage.py")
 UP_WITHIN = 120.0  # seconds
 ADMIN = "haproxy.sock"
 UPDATE = 0.2  # seconds that the agent takes
@@ -195,6 +196,12 @@ def inventory(sizes: Sequence[int], port: int, admin: Path) -> Json:
 class Wide(Demo):
     """The application, with services of many instances."""
 
+    environment: dict[str, str]  # of the commands of manage.py
+
+    def run(self, code: str) -> None:
+        """Run Python within the application."""
+        _call(self.environment, "shell", "-v", "0", "-c", code)
+
     def deploy(self, service: str, version: str, **policy: Any) -> str:
         """Start a deployment; return its id."""
         answer = self.client.post(
@@ -222,11 +229,10 @@ def running_wide(*sizes: int) -> Iterator[Wide]:
         fleet, admin = stack.enter_context(Fleet(sizes)), folder / ADMIN
         stack.enter_context(_balancing(balancer_config(sizes, fleet.port, admin), folder))
         data, port = folder / "data", free_port()
-        manage = [sys.executable, "manage.py"]
         environment = {**_clean(), "WIDE_SECRET": SECRET}
         said = (folder / "said").open("w+")
         process = subprocess.Popen(
-            [*manage, "up", "--data", str(data), "--port", str(port)],
+            [*MANAGE, "up", "--data", str(data), "--port", str(port)],
             cwd=ROOT,
             env=environment,
             stdout=said,
@@ -238,7 +244,6 @@ def running_wide(*sizes: int) -> Iterator[Wide]:
             places = Places.of(data)
             environment |= _settings(places)
             _call(
-                manage,
                 environment,
                 "inventory",
                 "-",
@@ -248,11 +253,10 @@ def running_wide(*sizes: int) -> Iterator[Wide]:
                 "url": f"http://127.0.0.1:{port}",
                 "admin_user": "admin",
                 "admin_password": places.password.read_text().strip(),
-                "api_token": _call(manage, environment, "shell", "-v", "0", "-c", PREPARE).split()[
-                    -1
-                ],
+                "api_token": _call(environment, "shell", "-v", "0", "-c", PREPARE).split()[-1],
             }
             wide = Wide(process, ready, data)
+            wide.environment = environment
             with wide.client:
                 yield wide
         finally:
@@ -279,9 +283,9 @@ def _settings(places: Places) -> dict[str, str]:
     }
 
 
-def _call(manage: Sequence[str], environment: dict[str, str], *words: str, given: str = "") -> str:
+def _call(environment: dict[str, str], *words: str, given: str = "") -> str:
     done = subprocess.run(
-        [*manage, *words],
+        [*MANAGE, *words],
         cwd=ROOT,
         env=environment,
         input=given,
