@@ -508,8 +508,8 @@ def test_a_canary_is_planned_by_its_shares(client: Client) -> None:
     form = filled(strategy="canary", canary_steps=json.dumps(CANARY))
     text = client.post("/services/shop/plan/", form).content.decode()
     plain = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text))
-    assert "5 % web-01 1 of 4 then bake 1 min then approve" in plain
-    assert "100 % web-02, web-03, web-04 4 of 4" in plain
+    assert "5 % web-01 · 1 of 4 on v2 then bake 1 min then approve" in plain
+    assert "100 % web-02, web-03, web-04 · 4 of 4 on v2" in plain
 
 
 def test_blue_green_is_planned_by_its_slots(client: Client) -> None:
@@ -518,8 +518,8 @@ def test_blue_green_is_planned_by_its_slots(client: Client) -> None:
     form = filled(strategy="blue_green", approve="on", keep_old="90")
     text = client.post("/services/shop/plan/", form).content.decode()
     plain = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text))
-    assert "green, off traffic" in plain
-    assert "blue, all 2 in rotation until the traffic is shifted" in plain
+    assert "Updated green off traffic" in plain
+    assert "blue, all 2 until the shift" in plain
     assert "https://green.shop.example.com/" in plain
     assert "update green web-03, web-04 then approve" in plain
     assert "100 % to green then keep blue 1 min 30 s" in plain
