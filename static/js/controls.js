@@ -122,6 +122,7 @@ export class Controls {
       pause: mayPause(held),
       resume: (status === "paused" || wish === "pause") && isActive(status) && !ending,
       stop: isActive(status) && status !== "rolling_back",
+      active: isActive(status),
       ended: !isActive(status),
       promote,
       back: maySendBack(held),

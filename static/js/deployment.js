@@ -16,6 +16,7 @@ const data = pageData();
 const root = document.getElementById("deployment");
 let held = data.snapshot;
 let failure = data.failure;
+let notify = null;
 
 heard(data.now);
 learn(data.vocabulary);
@@ -31,6 +32,24 @@ const view = new View(root, { speaks: true, painted });
 function painted(before, shown) {
   controls.paint(before, shown);
   panel.paint(shown);
+  notify?.watch(shown);
+}
+
+// Who never asked for notifications is not sent what makes them.
+async function notifying() {
+  notify ??= await import("./notify.js");
+  notify.watch(held);
+}
+
+function offerNotifications() {
+  const button = document.getElementById("notify");
+  if (!button) return; // it had ended already
+  if (!("Notification" in window)) {
+    button.remove();
+    return;
+  }
+  button.addEventListener("click", () => notifying().then(() => notify.toggle()));
+  if (localStorage.getItem("notify")) notifying();
 }
 
 async function lines(wanted) {
@@ -89,6 +108,7 @@ view.pin(failure);
 view.show(held);
 live.start();
 setInterval(() => view.tick(), 1_000);
+offerNotifications();
 
 // For the console: what the page holds, to be read and not written.
 window.lockgate = Object.freeze({

@@ -30,8 +30,9 @@ export function paint(root, held) {
   say(root, "counts", counts(held.progress));
   say(root, "strategy", strategyWords(held));
   paintSegments(part(root, "segments"), held.progress);
-  paintWish(root, held);
-  paintWaiting(root, held);
+  const wish = isActive(held.status) ? wishWords(held.wish) : "";
+  paintNotice(root, "wish", wish && `${wish}, asked by ${held.wish_by}.`);
+  paintNotice(root, "waiting", waitingWords(held));
   paintReason(root, held, look);
   tick(root, held);
   document.title = `${look.glyph} ${done(held.progress)}/${held.progress.total} ${held.service} ${held.version}`;
@@ -47,9 +48,7 @@ export function tick(root, held) {
   say(root, "elapsed", duration(took));
   say(root, "elapsed-word", isActive(held.status) ? "elapsed" : "in all");
   say(root, "left", left === null ? "" : `, about ${duration(left)} left`);
-  const asked = decision(held);
-  part(root, "decision").hidden = !asked;
-  say(root, "decision-words", asked);
+  paintNotice(root, "decision", decision(held));
 }
 
 export function paintSegments(node, progress) {
@@ -65,16 +64,9 @@ export function paintSegments(node, progress) {
   });
 }
 
-function paintWish(root, held) {
-  const words = isActive(held.status) ? wishWords(held.wish) : "";
-  part(root, "wish").hidden = !words;
-  if (words) say(root, "wish-words", `${words}, asked by ${held.wish_by}.`);
-}
-
-function paintWaiting(root, held) {
-  const words = waitingWords(held);
-  part(root, "waiting").hidden = !words;
-  if (words) say(root, "waiting-words", words);
+function paintNotice(root, name, words) {
+  part(root, name).hidden = !words;
+  if (words) say(root, `${name}-words`, words);
 }
 
 function paintReason(root, held, look) {

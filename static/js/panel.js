@@ -1,6 +1,5 @@
 // What is known of one instance: opened by its tile or row, drawn by the server, and drawn again
 // while it is open as soon as its state changes.
-import { morph } from "./morph.js";
 import { localise } from "./time.js";
 
 const PAUSE = 300; // milliseconds between two looks
@@ -37,7 +36,7 @@ export class Panel {
     this.name = name;
     address((asked) => asked.set("instance", name));
     await this.#draw();
-    if (this.name === name) this.#root.focus();
+    if (this.name === name) this.#root.focus({ preventScroll: true });
   }
 
   close() {
@@ -50,9 +49,8 @@ export class Panel {
   paint(held) {
     const target = this.name && held.targets.find(({ instance }) => instance === this.name);
     if (!target || target === this.#drawn) return;
-    const first = !this.#drawn;
     this.#drawn = target;
-    if (!first) this.#timer ||= setTimeout(() => this.#draw(), PAUSE);
+    this.#timer ||= setTimeout(() => this.#draw(), PAUSE);
   }
 
   async #draw() {
@@ -64,7 +62,14 @@ export class Panel {
     const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("panel");
     if (!fresh) return;
     localise(fresh);
-    morph(this.#root, document.importNode(fresh, true));
+    // What is scrolled and who has the focus stay as they are.
+    const parts = () => [...this.#root.querySelectorAll("a, [tabindex]")];
+    const focus = parts().indexOf(document.activeElement);
+    const scrolled = parts().map((part) => part.scrollTop);
+    this.#root.replaceChildren(...fresh.childNodes);
+    this.#root.hidden = false;
+    parts().forEach((part, place) => (part.scrollTop = scrolled[place] ?? 0));
+    parts()[focus]?.focus({ preventScroll: true });
   }
 }
 

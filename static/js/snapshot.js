@@ -43,7 +43,7 @@ const inOrder = (events) => [...events].sort((one, other) => one.seq - other.seq
 // The list is copied once for all events, and of the targets only those that are patched.
 function merge(held, next, patched) {
   if (!next.targets?.length) {
-    next.targets = patched;
+    next.targets = [...patched]; // the event keeps its own
     return;
   }
   const known = placesOf(next.targets);

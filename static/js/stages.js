@@ -13,7 +13,7 @@ const percent = (share) => `${Math.floor(share * 10 + 0.5) / 10} %`;
 const plural = (count, noun) => (count === 1 ? `${count} ${noun}` : `${count} ${noun}s`);
 
 const followed = (held) => held.way_back ?? held.steps;
-export const stepNow = (held) => followed(held)[held.step] ?? null;
+const stepNow = (held) => followed(held)[held.step] ?? null;
 
 // The slot that is deployed to and the other one; "" where there are no slots.
 function slots(held) {

@@ -12,7 +12,7 @@ const STEPS = { draining: "draining", updating: "updating", health_checking: "ch
 const PLAIN = { pending: "waiting", healthy: "serving", rolled_back: "restored", ...STEPS };
 
 export const isActive = (status) => ACTIVE.has(status);
-export const inFlight = (status) => IN_FLIGHT.has(status);
+const inFlight = (status) => IN_FLIGHT.has(status);
 
 // `traffic` is whether who is healthy on the new version is given any.
 export function tileState(target, status, traffic = true) {
@@ -54,12 +54,10 @@ export function detail(target, state) {
   return [step, draining ? `${target.sessions} open` : ""].filter(Boolean).join(", ");
 }
 
-export const isWell = (check) => !check.error && check.status >= 200 && check.status < 300;
-
 export function bars(checks) {
   const step = 4 * checks.length <= 60 ? 4 : 2;
   return checks.map((check, number) => {
-    const good = isWell(check);
+    const good = !check.error && check.status >= 200 && check.status < 300;
     const share = good ? Math.sqrt(Math.min(1, (check.latency_ms ?? 0) / 300)) : 1;
     const height = Math.max(4, Math.round(share * 16));
     const x = 60 + (number - checks.length) * step;

@@ -22,8 +22,6 @@ export function find(root) {
   });
 }
 
-export const tileOf = (name) => tiles.get(name);
-
 // Paint `targets` of what is held, and their lanes.
 export function paint(held, targets) {
   const batches = new Set();

@@ -11,6 +11,7 @@ export class Timeline {
   #times = []; // of the events, never going back: workers' clocks may differ
   #told = []; // the numbers of the events that say something
   #kept = [{ seq: 0 }];
+  #latest = { seq: 0 }; // the state that was asked for last
 
   // The next events, in order from the first.
   add(events) {
@@ -36,7 +37,10 @@ export class Timeline {
       const from = (this.#kept.length - 1) * EVERY;
       this.#kept.push(advance(this.#kept.at(-1), this.#events.slice(from, from + EVERY)).held);
     }
-    return advance(this.#kept[whole], this.#events.slice(whole * EVERY, seq)).held;
+    const kept = this.#kept[whole];
+    const from = this.#latest.seq > kept.seq && this.#latest.seq <= seq ? this.#latest : kept;
+    this.#latest = advance(from, this.#events.slice(from.seq, seq)).held;
+    return this.#latest;
   }
 
   // The last event that had come at a time.

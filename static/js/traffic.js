@@ -119,7 +119,7 @@ export function paint(root, held) {
   say(root, "requests", figures.format(requests ?? 0));
   say(root, "failed-requests", figures.format(failed ?? 0));
   part(root, "failed-requests").classList.toggle("hue-fail", failed > 0);
-  say(root, "receipt-words", isActive(held.status) ? "since the start" : "from start to end");
+  say(root, "receipt-words", isActive(held.status) ? "since the start" : "from start to end, by the balancer's count");
   paintSides(part(root, "sides"), sides(held));
   paintEvidence(part(root, "evidence"), evidence(held));
 }

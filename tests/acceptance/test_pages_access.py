@@ -6,7 +6,13 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from tests.acceptance.browsing import SECONDS, opened, state_of, versions, wait_for_end
+from tests.acceptance.browsing import (
+    SECONDS,
+    opened,
+    versions,
+    wait_for_end,
+    wait_for_serving,
+)
 from tests.acceptance.running import Demo
 
 pytestmark = pytest.mark.browser
@@ -91,52 +97,111 @@ def tab_to(page: Page, words: str) -> None:
         assert page.evaluate(OUTLINE), page.evaluate("document.activeElement.outerHTML")
         said = page.evaluate(
             "() => { const one = document.activeElement;"
-            " return `${one.getAttribute('aria-label') ?? ''} ${one.textContent}`; }"
+            " return one === document.body ? ''"
+            " : `${one.getAttribute('aria-label') ?? ''} ${one.textContent}`; }"
         )
         if words in " ".join(said.split()):
             return
     pytest.fail(f"no Tab reaches {words!r}")
 
 
-def test_a_deployment_is_walked_by_keyboard_alone(walker: Page, demo: Demo) -> None:
-    """From the overview over the form, a tile and the dialog to its end, without a mouse."""
-    page, version = walker, f"p{next(versions)}"
-    page.goto(demo.ready["url"])
+def tab_to_field(page: Page, key: str) -> None:
+    """Press Tab until the field with this id has the focus."""
+    for _ in range(TABS):
+        page.keyboard.press("Tab")
+        assert page.evaluate(OUTLINE), page.evaluate("document.activeElement.outerHTML")
+        if page.evaluate("document.activeElement.id") == key:
+            return
+    pytest.fail(f"no Tab reaches {key}")
+
+
+def test_a_deployment_is_walked_by_keyboard_alone(browser: Browser, demo: Demo) -> None:
+    """From the login over the form, the running page and its dialog to the replay: no mouse."""
+    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        page = context.new_page()
+        page.set_default_timeout(20 * SECONDS)
+        deployment = _begin(page, demo)
+        try:
+            wait_for_serving(page, 2)
+            _look_around(page)
+            _press_buttons(page)
+        finally:
+            demo.act(deployment, "cancel", mode="roll_back")
+        wait_for_end(page)
+        expect(page.locator("#head")).to_contain_text("cancelled")
+        expect(page.locator(".tile[data-state=restored]")).to_have_count(2)
+        tab_to(page, "Replay")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/replay/**")
+        tab_to_field(page, "seek")
+        page.keyboard.press("End")
+        expect(page.locator('#player [data-part="seq"]')).to_have_text(
+            str(demo.get(deployment)["seq"])
+        )
+
+
+def _begin(page: Page, demo: Demo) -> str:
+    """Log in, find the service, fill the form and start; return the deployment."""
+    version = f"p{next(versions)}"
+    page.goto(f"{demo.ready['url']}/login/")
+    expect(page.get_by_label("Name", exact=True)).to_be_focused()
+    page.keyboard.type(demo.ready["admin_user"])
+    tab_to_field(page, "id_password")
+    page.keyboard.type(demo.ready["admin_password"])
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{demo.ready['url']}/")
     page.keyboard.press("/")
     expect(page.locator("#search")).to_be_focused()
     tab_to(page, "Deploy to shop")
     page.keyboard.press("Enter")
     page.wait_for_url("**/services/shop/deploy/")
-    for _ in range(TABS):
-        page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.id") == "id_version":
-            break
+    tab_to_field(page, "id_version")
     page.keyboard.type(version)
+    tab_to_field(page, "id_batch_pause")
+    page.keyboard.type("600")  # nothing happens in it but what is pressed
+    expect(page.locator("#plan")).to_contain_text("4 of 6 at least")
     page.wait_for_function("() => document.getElementById('id_previewed').value")
     tab_to(page, f"Deploy {version} to 6 instances of shop")
     page.keyboard.press("Enter")
     page.wait_for_url("**/deployments/deploy-*/")
+    return page.url.rstrip("/").rsplit("/", 1)[1]
 
-    tab_to(page, "Stop deployment")
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("link", name="Keep deploying")).to_be_focused()
-    page.keyboard.press("Escape")
-    expect(page.locator("dialog[open]")).to_have_count(0)
+
+def _look_around(page: Page) -> None:
+    """Open a tile and close it, and filter the log."""
     tab_to(page, "web-0")
     page.keyboard.press("Enter")
     expect(page.locator("#panel")).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.locator("#panel")).to_be_hidden()
     assert page.evaluate("document.activeElement.closest('.tile') !== null"), "back on the tile"
+    tab_to_field(page, "log-instance")
+    page.keyboard.type("web-02")
+    expect(page.locator("#log-rows li:visible").first).to_contain_text("web-02")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('#log-rows li')].filter((row) =>"
+        " row.checkVisibility()).every((row) => row.dataset.target === 'web-02')"
+    )
 
-    page.keyboard.press("Shift+Tab")
-    while "Stop deployment" not in page.evaluate("document.activeElement.textContent"):
-        page.keyboard.press("Shift+Tab")
+
+def _press_buttons(page: Page) -> None:
+    """Ask to stop and think better of it, pause, resume, and roll back."""
+    tab_to(page, "Stop deployment")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("link", name="Keep deploying")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("dialog[open]")).to_have_count(0)
+    tab_to(page, "Pause")
+    page.keyboard.press("Enter")
+    expect(page.locator("#head")).to_contain_text("paused")
+    tab_to(page, "Resume")
+    page.keyboard.press("Enter")
+    expect(page.locator("#head")).to_contain_text("deploying")
+    tab_to(page, "Stop deployment")
     page.keyboard.press("Enter")
     tab_to(page, "Roll back to")
     page.keyboard.press("Enter")
-    wait_for_end(page)
-    assert '"status":"rolled_back"' in state_of(page)
+    expect(page.locator("#head")).not_to_contain_text("deploying")
 
 
 def test_the_focus_stays_where_it_is(walker: Page, demo: Demo) -> None:

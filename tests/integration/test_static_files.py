@@ -18,7 +18,7 @@ from tests.integration.factories import make_service
 
 SCRIPT_LIMIT = 40_000  # bytes of all that one page loads, before compression
 STYLE_LIMIT = 30_000
-ENTRIES = ("overview", "service", "deploy_form", "deployment", "page", "fleet")
+ENTRIES = ("overview", "service", "deploy_form", "deployment", "page", "fleet", "replay")
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "dashboard.static_files.HashedStaticFiles"},
