@@ -90,6 +90,23 @@ def test_axe_finds_nothing_on_a_deployment(walker: Page, demo: Demo) -> None:
     assert violations(walker) == []
 
 
+def test_axe_finds_nothing_on_what_went_wrong(walker: Page, demo: Demo) -> None:
+    """The failure that is pinned, its replay, and the overview and service after it."""
+    deployment = demo.start(f"p{next(versions)}-unhealthy", health_check_interval=0.3)
+    demo.ended(deployment)
+    found = {}
+    for path in (
+        f"/deployments/{deployment}/?instance=web-01",
+        f"/deployments/{deployment}/replay/?at=9",
+        "/services/shop/?lock=1",
+        "/services/shop/deploy/?version=v9&batch_size=99",
+    ):
+        walker.goto(demo.ready["url"] + path)
+        expect(walker.locator("h1").first).to_be_attached()
+        found[path] = violations(walker)
+    assert not any(found.values()), found
+
+
 def tab_to(page: Page, words: str) -> None:
     """Press Tab until what has the focus says `words`; all on the way is seen to have it."""
     for _ in range(TABS):
