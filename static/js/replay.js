@@ -104,7 +104,7 @@ function words() {
   say(player, "words", told);
   say(player, "seq", String(held.seq));
   say(document, "badge", at);
-  seek.setAttribute("aria-valuetext", `${at}, event ${held.seq} of ${data.last}: ${told}`);
+  seek.setAttribute("aria-valuetext", `${at}, batch ${held.progress.batch}, event ${held.seq} of ${data.last}: ${told}`);
   link("before", timeline.toldBefore(held.seq));
   link("after", timeline.toldAfter(held.seq));
 }

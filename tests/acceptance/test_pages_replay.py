@@ -114,7 +114,7 @@ def test_any_moment_is_the_state_of_that_moment(replay: Page, demo: Demo, failed
     expect(page.locator("#status")).to_contain_text("is held out")
     expect(page.locator("#log-rows li").last).to_have_id(f"e-{failure}")
     slider = page.get_by_role("slider", name="Moment")
-    said = re.compile(r"^\d\d:\d\d:\d\d, batch 1, web-0\d is held out")
+    said = re.compile(r"^\d\d:\d\d:\d\d, batch 1, event \d+ of \d+: web-0\d is held out")
     expect(slider).to_have_attribute("aria-valuetext", said)
     expect(page).to_have_url(re.compile(rf"\?at={failure}$"))
     shared = page.url
