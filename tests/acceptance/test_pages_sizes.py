@@ -13,8 +13,6 @@ from tests.acceptance.wide import Wide, running_wide
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 # On a machine of 2 cores that the engine, the database and the whole fleet share with the browser.
-FIRST_VIEW = 2_000  # milliseconds; 1,000 on a machine that is idle: see tests/bench/page.py
-SLOW_FRAMES = 0.35  # the share that may take longer than 1/30 s
 
 
 @pytest.fixture(scope="module")
@@ -77,18 +75,15 @@ def test_two_hundred_are_glyphs_and_names_and_keep_the_focus(page: Page, wide: W
 
 
 def test_a_thousand_are_bars_and_tiles_of_those_under_way(page: Page, wide: Wide) -> None:
-    """The first view is there soon, a hundred change at once in time, and the end is the same."""
+    """A hundred change at once, and the end is the same; tests/bench/page.py measures how fast."""
     deployment = wide.deploy("fleet-1000", "v2-bad", batch_size=100, max_unavailable=200)
     follow(page, wide, deployment)
-    seen = measuring.first_view(page)
-    assert max(seen.paint, seen.live) < FIRST_VIEW, seen
+    measuring.first_view(page)
     expect(page.locator(".lane")).to_have_count(10)
     expect(page.locator("#instances tbody tr")).to_have_count(50)
     wait_for_updated(page, 20)
     drawn = measuring.frames(page, 3)
     assert drawn.events > 20
-    assert drawn.median <= measuring.SLOW + 1, drawn.median
-    assert drawn.slow < SLOW_FRAMES, drawn
     # Only those have a tile that something happens to or that have failed.
     shown = page.evaluate(
         "[...document.querySelectorAll('#now .tile')].map((one) => one.dataset.state)"
