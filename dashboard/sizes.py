@@ -1,7 +1,7 @@
 """How a deployment is drawn by how many instances it has. Pure, and without HTML.
 
 Up to 60 there is a full tile for each, up to 300 its glyph and its name. Of more, each batch is a
-bar, tiles are of those that something happens to or happened to, and all stand in a paged table.
+bar, tiles are of the batches under way and of those that have failed, and all stand in a table.
 static/js/tiles.js and static/js/table.js say the same for what comes after the first view.
 """
 
@@ -18,9 +18,8 @@ Json = dict[str, Any]
 
 FULL, SMALL = 60, 300  # the most instances that are shown so
 ROWS = 50  # of a page of the table
-# Who has a tile where not all have one: what is under way comes first, then what has failed.
-UNDER_WAY = ("draining", "updating", "checking", "rolling_back")
-SHOWN = (*UNDER_WAY, "failed", "held_out")
+# Where not all have a tile, these have one though their batch is not under way.
+FAILED = ("failed", "held_out")
 # The states in the order of a bar, those of one hue side by side.
 IN_BAR = (
     *("serving", "verified", "restored", "rolling_back", "checking", "updating", "draining"),
@@ -37,7 +36,7 @@ def size(total: int) -> str:
 
 def vocabulary() -> Json:
     """Return what the scripts need of this."""
-    return {"shown": SHOWN, "under_way": len(UNDER_WAY), "bar": IN_BAR, "hues": HUES, "rows": ROWS}
+    return {"failed": FAILED, "bar": IN_BAR, "hues": HUES, "rows": ROWS}
 
 
 def fleet(snapshot: Mapping[str, Any], query: Mapping[str, str], now: datetime) -> Json:
@@ -48,15 +47,17 @@ def fleet(snapshot: Mapping[str, Any], query: Mapping[str, str], now: datetime) 
         return {"size": drawn, "lanes": screens.lanes(snapshot, now)}
     status = snapshot["status"]
     states = [(one, screens.tile_state(one, status, traffic)) for one in snapshot["targets"]]
+    lanes = _lanes(snapshot, states)
+    active = {lane["batch"] for lane in lanes if lane["lane"] == "active"}
+    # Those of the batches under way keep their places until all of them are done.
     shown = [
-        (rank, target)
+        (place if target["batch"] in active else place + len(states), target)
         for place, (target, state) in enumerate(states)
-        if state in SHOWN
-        for rank in [place if state in UNDER_WAY else place + len(states)]
+        if target["batch"] in active or state in FAILED
     ]
     return {
         "size": drawn,
-        "lanes": _lanes(snapshot, states),
+        "lanes": lanes,
         "now": [
             {**screens.tile(target, status, now, traffic), "rank": rank}
             for rank, target in sorted(shown, key=itemgetter(0))

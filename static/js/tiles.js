@@ -1,6 +1,6 @@
 // Lanes and tiles: patched in place, so focus, selection and scrolling stay where they are. Up to
 // some hundred instances each has a tile in its batch's lane; of more, lanes are bars, and tiles
-// are of those that something happens to or happened to.
+// are of the batches under way and of those that have failed.
 import { draw, hue, part, say } from "./dom.js";
 import { placeOf } from "./snapshot.js";
 import { leadsToBatch, takesTraffic } from "./stages.js";
@@ -18,34 +18,46 @@ export function find(root) {
   // A tile that is over stays as long as it has the focus.
   few?.addEventListener("focusout", ({ target }) => {
     const node = target.closest(".tile");
-    if (node && !sizes().shown.includes(node.dataset.state)) drop(node);
+    if (node && "over" in node.dataset) drop(node);
   });
 }
 
 // Paint `targets` of what is held, and their lanes.
 export function paint(held, targets) {
-  const batches = new Set();
   const traffic = takesTraffic(held);
+  const batches = new Map();
   for (const target of targets) {
-    batches.add(target.batch);
-    const state = tileState(target, held.status, traffic);
-    const node = few ? wanted(held, target, state) : tiles.get(target.instance);
-    if (node) paintTile(node, target, state, held.status);
+    if (!batches.has(target.batch)) batches.set(target.batch, []);
+    batches.get(target.batch).push(target);
   }
-  for (const batch of batches) paintLane(batch, held, traffic);
+  for (const [batch, changed] of batches) {
+    const lane = lanes.get(batch);
+    if (!lane) continue;
+    lane.places ??= held.targets.flatMap((target, place) => (target.batch === batch ? [place] : []));
+    const members = lane.places.map((place) => held.targets[place]);
+    const before = lane.node.dataset.lane;
+    const after = paintLane(lane.node, batch, members, held.status, traffic);
+    for (const target of few && before !== after ? members : changed) {
+      const state = tileState(target, held.status, traffic);
+      const node = few ? wanted(held, target, state, after === "active") : tiles.get(target.instance);
+      if (node) paintTile(node, target, state, held.status);
+    }
+  }
 }
 
-function wanted(held, target, state) {
+// First those of the batches under way, which keep their places until all of them are done; then
+// those that have failed before.
+function wanted(held, target, state, active) {
   const node = tiles.get(target.instance);
   const focused = node?.contains(document.activeElement);
-  const shown = sizes().shown.indexOf(state);
-  if (shown < 0) {
+  const over = !active && !sizes().failed.includes(state);
+  node?.toggleAttribute("data-over", over);
+  if (over) {
     if (node && !focused) drop(node);
     return node;
   }
-  // What is under way comes first, then what has failed; each in the order of the plan.
-  const rank = placeOf(held, target.instance) + (shown < sizes().under_way ? 0 : held.targets.length);
-  if (Number(node?.dataset.rank) === rank || focused) return node;
+  const rank = placeOf(held, target.instance) + (active ? 0 : held.targets.length);
+  if (node && (focused || Number(node.dataset.rank) === rank)) return node;
   return put(node ?? newTile(target.instance), rank);
 }
 
@@ -110,23 +122,20 @@ function paintSpark(node, checks) {
   for (const path of node.children) path.setAttribute("d", paths[path.getAttribute("class")]);
 }
 
-function paintLane(batch, held, traffic) {
-  const lane = lanes.get(batch);
-  if (!lane) return;
-  lane.places ??= held.targets.flatMap((target, place) => (target.batch === batch ? [place] : []));
-  const members = lane.places.map((place) => held.targets[place]);
-  const [state, words] = laneState(members, held.status);
-  lane.node.dataset.lane = state;
-  say(lane.node, "lane-words", words);
-  const bar = part(lane.node, "bar");
-  if (!bar) return;
-  const told = laneBar(members.map((target) => tileState(target, held.status, traffic)));
-  say(lane.node, "lane-counts", told.words);
+function paintLane(node, batch, members, status, traffic) {
+  const [state, words] = laneState(members, status);
+  node.dataset.lane = state;
+  say(node, "lane-words", words);
+  const bar = part(node, "bar");
+  if (!bar) return state;
+  const told = laneBar(members.map((target) => tileState(target, status, traffic)));
+  say(node, "lane-counts", told.words);
   bar.setAttribute("aria-label", `Batch ${batch}: ${told.words}`);
   told.parts.forEach(({ x, width }, number) => {
     bar.children[number].setAttribute("x", x);
     bar.children[number].setAttribute("width", width);
   });
+  return state;
 }
 
 // Once a second: how long each has been as it is, and how long the pause still lasts.
