@@ -75,7 +75,8 @@ class Studio:
     def shoot(self, name: str, page: Page, *, whole: bool = True) -> None:
         """Take the page as it is now, at both sizes and in both themes.
 
-        The whole of it, or only what the window shows, where something sticks to its lower edge.
+        The whole of it, or only what the window shows: where something sticks to its lower edge,
+        and where a dialog is open.
         """
         files = []
         try:
@@ -125,6 +126,8 @@ def another_tab(context: BrowserContext, path: str) -> Page:
 
 
 def _picture(page: Page, path: Path, whole: bool) -> None:
+    page.evaluate("window.scrollTo(0, 0)")
+    whole = whole and not page.locator("dialog[open]").count()
     height = page.evaluate("document.documentElement.scrollHeight")
     width = page.evaluate("window.innerWidth")
     clip = {"x": 0, "y": 0, "width": width, "height": TALLEST}

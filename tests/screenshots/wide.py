@@ -26,7 +26,7 @@ def _fleet(studio: Studio, demo: Wide, page: Page, size: int) -> None:
     studio.show(f"deploy-{size}", page, f"/services/{service}/deploy/?version=v2")
     many = {"batch_size": "10%", "max_unavailable": "20%", "min_healthy_time": 4}
     deployment = demo.deploy(service, "v2-bad", **many)
-    demo.reached(deployment, size * 3 // 10, 120)
+    demo.reached(deployment, size * 15 // 100, 180)
     studio.show(f"deployment-{size}-running", page, here(deployment))
     demo.act(deployment, "cancel", mode="stop")
     demo.ended(deployment, 120)
