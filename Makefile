@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE ?= 1
 # The machine's own certificates: behind a proxy that inspects TLS there are no others.
 export UV_SYSTEM_CERTS ?= 1
 
-.PHONY: demo up test test-fast check format lock setup bench soak mutants screenshots clean help
+.PHONY: demo up test test-fast check format lock setup bench bench-page soak mutants screenshots clean help
 
 help: ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,9 @@ lock: setup ## Pin names, versions and hashes of everything, without download ad
 
 bench: setup ## Engine against a minimal script, on the same fleet
 	$(BIN)/python -m tests.bench.rolling $(ARGS)
+
+bench-page: setup ## The page of a deployment of 1,000 instances: first view, frames
+	$(BIN)/python -m tests.bench.page $(ARGS)
 
 soak: setup ## Faults by chance, for long: real kills, people, the simulation (KILLS=60 MINUTES=5)
 	$(BIN)/python -m tests.acceptance.soak --kills $(KILLS)
