@@ -39,8 +39,8 @@ BOTH = """async () => {
     state: text(root.querySelector("[data-part=state]")),
     counts: text(root.querySelector("[data-part=counts]")),
     strategy: text(root.querySelector("[data-part=strategy]")),
-    decision: text(root.querySelector("[data-part=decision]")),
-    hidden: [...root.querySelectorAll("#head [data-control], .notices > .notice")]
+    decision: text(root.querySelector("[data-part=decision]:not([hidden])") ?? new Text()),
+    hidden: [...root.querySelectorAll("#head [data-control]:not(#notify), .notices > .notice")]
       .map((node) => node.hidden),
     rail: all(root, "#rail h2, #rail li"),
     looks: [...root.querySelectorAll("#rail li")].map((node) =>
