@@ -280,6 +280,15 @@ def test_a_name_is_locked_after_too_many_failed_logins(client: Client) -> None:
     assert answer.status_code == 429
 
 
+def test_a_failed_login_keeps_the_name(client: Client) -> None:
+    """And leads on to the password, which is what is typed again."""
+    answer = client.post("/login/", {"username": 'ada"', "password": "wrong"})
+    text = answer.content.decode()
+    assert 'value="ada&quot;"' in text
+    assert re.search(r'name="password"[^>]* autofocus', text)
+    assert "wrong" not in text
+
+
 def test_stop_is_asked_and_told(deployment: Deployment, login: Login) -> None:
     """The button calls the action with its mode; the page then shows what became of it."""
     url = f"/deployments/{deployment.id}/cancel/"

@@ -141,7 +141,7 @@ def _running(studio: Studio, demo: Demo, page: Page) -> None:
     studio.show("deploy-conflict", page, "/services/shop/deploy/?version=v4")
     page.goto(path)
     tiles(page, "serving", 4)
-    studio.show("deployment-panel", page, f"{path}?instance=web-01#panel")
+    studio.show("deployment-panel", page, f"{path}?instance=web-01#panel", whole=False)
     page.goto(path)
     page.get_by_role("link", name="Stop deployment…").click()
     page.locator("dialog[open]").wait_for()
