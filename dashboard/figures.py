@@ -31,7 +31,6 @@ PERIODS = (7, 30, 90)  # days
 USUAL = 30
 WEEKLY_FROM = 60  # days; from here on a bar is a week
 A_WEEK = timedelta(days=7)
-SERVICES_SHOWN = 100  # of the table by service
 
 # Made of constants alone: what is asked for are parameters. With this condition and these columns
 # the index `deployment_ended` (`deployment_ended_of` for one service) is all that is read.
@@ -73,10 +72,9 @@ TOLD = f"""
 BY_SERVICE = f"""
     WITH ended AS MATERIALIZED ({ENDED}),
     summed AS (SELECT service_id, {SUMS} FROM ended GROUP BY service_id)
-    SELECT name, summed.*, COUNT(*) OVER () FROM summed
+    SELECT name, summed.* FROM summed
     JOIN rollouts_service ON rollouts_service.id = service_id
     ORDER BY completed + rolled_back + failed DESC, name
-    LIMIT {SERVICES_SHOWN} OFFSET %(offset)s
 """  # noqa: S608
 
 
@@ -214,16 +212,12 @@ def of(service: int | None, days: int, now: datetime | None = None) -> Told:
     return Told(period, totals.get(True, Figures()), totals.get(False, Figures()), bars)
 
 
-def by_service(days: int, page: int = 1, now: datetime | None = None) -> tuple[list[Json], int]:
-    """Return the figures of each service with deployments, a page of them, most first; how many."""
+def by_service(days: int, now: datetime | None = None) -> list[Json]:
+    """Return the figures of each service with deployments over the last `days` days, most first."""
     period = Period.last(days, now)
-    offset = (page - 1) * SERVICES_SHOWN
-    rows = _rows(BY_SERVICE, period, None, before=period.since, offset=offset)
+    rows = _rows(BY_SERVICE, period, None, before=period.since)
     length = period.lengths[0]
-    found = [
-        {"service": name, **fields(Figures.of(sums), length)} for name, _, *sums, _total in rows
-    ]
-    return found, rows[0][-1] if rows else 0
+    return [{"service": name, **fields(Figures.of(sums), length)} for name, _, *sums in rows]
 
 
 def fields(figures: Figures, length: timedelta) -> Json:

@@ -7,15 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
-from urllib.parse import urlencode
 
+from dashboard.paging import paged, query
 from dashboard.screens import Look
 from dashboard.times import moment
 
 Json = dict[str, Any]
 Row = Mapping[str, Any]
 
-PAGE = 50
 # Without scripts too, fewer are seen at a glance.
 FILTERED_ABOVE = 12
 VERSIONS_IN_BAR = 6
@@ -69,18 +68,12 @@ def _differs(instance: Row, service: Row) -> bool:
     return bool(instance["active"]) and instance["version"] != most
 
 
-def query(given: Mapping[str, str], **changed: str) -> str:
-    """Return `given` with what is `changed` as the end of an address; "?" where it is empty."""
-    chosen = {key: value for key, value in {**given, **changed}.items() if value}
-    return f"?{urlencode(chosen)}"
-
-
 def listed(rows: Sequence[Json], given: Mapping[str, str]) -> Json:
     """Return the page of `rows` that `given` asks for, and what else may be asked for."""
     chosen = {key: given.get(key, "") for key in FILTERS}
     fitting = [one for one in rows if _fits(one, chosen)]
     counted = Counter(state for one in rows for state in one["states"])
-    found = paged(fitting, given, "page")
+    found = paged(fitting, given)
     return {
         **found,
         "chosen": chosen,
@@ -124,34 +117,6 @@ def _choice(key: str, rows: Iterable[Row], chosen: str) -> Json | None:
     values = sorted({str(one[key]) for one in rows if one[key]} | {chosen} - {""})
     alike = len({one[key] for one in rows}) < 2 and not chosen
     return None if alike else {"key": key, "values": values, "chosen": chosen}
-
-
-def paged(
-    rows: Any, given: Mapping[str, str], key: str, size: int = PAGE, total: int | None = None
-) -> Json:
-    """Return one page of `rows`, a sequence or a query of `total` rows, with links to others."""
-    total = len(rows) if total is None else total
-    pages = max(1, -(-total // size))
-    asked = given.get(key, "")
-    page = int(asked) if asked.isdecimal() and len(asked) < 7 else 1
-    page = min(max(1, page), pages)
-    first = (page - 1) * size
-
-    def link(number: int) -> str:
-        return query(given, **{key: str(number) if number > 1 else ""})
-
-    return {
-        "rows": list(rows[first : first + size]),
-        "total": total,
-        "first": first + 1,
-        "last": min(first + size, total),
-        "page": page,
-        "pages": pages,
-        "earlier": link(page - 1) if page > 1 else "",
-        "later": link(page + 1) if page < pages else "",
-        "start": link(1),
-        "end": link(pages),
-    }
 
 
 def version_bar(versions: Mapping[str, int]) -> list[Json]:

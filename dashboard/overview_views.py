@@ -4,14 +4,13 @@ stands in the address, so that it can be reloaded, kept and shared, and works wi
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlencode
 
 from django.http import HttpRequest, HttpResponseBase
 from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 
-from dashboard import attention, charts, figures, screens, snapshots, standing
+from dashboard import attention, charts, figures, paging, screens, snapshots, standing
 from dashboard.access import VIEW_DEPLOYMENT, VIEW_SERVICE
 from dashboard.attention import Notice
 from dashboard.rows import service_row
@@ -35,10 +34,11 @@ def overview(request: HttpRequest) -> HttpResponseBase:
     with one_moment():
         held = snapshots.overview()
         services, running = held["services"], held["deployments"]
-        listed = _listed(services, _notices(held, now), request.GET)
-        stands = standing.of(listed["items"])
+        notices = _notices(held, now)
+        listed = _listed(services, notices, request.GET)
+        stands = standing.of(listed["rows"])
         told = figures.of(None, figures.USUAL, now)
-    notices, steps = listed.pop("notices"), _steps(services)
+    steps = _steps(services)
     context = {
         "notices": notices[:NOTICES_SHOWN],
         "notices_all": len(notices),
@@ -47,7 +47,7 @@ def overview(request: HttpRequest) -> HttpResponseBase:
         "cards_more": max(0, len(running) - CARDS_SHOWN),
         "running": len(running),
         "calm": "" if notices or running or steps else _calm(services),
-        "services": [_row(one, stands) for one in listed.pop("items")],
+        "services": [_row(one, stands) for one in listed.pop("rows")],
         "listed": listed,
         "board": charts.board(told),
         "steps": steps,
@@ -82,39 +82,24 @@ def _listed(
         "running": [one for one in named if one["active_deployment"]],
         "locked": [one for one in named if one["lock"]["locked"]],
     }
-    found = of_each[show]
-    pages = max(1, -(-len(found) // PAGE))
-    asked = given.get("page", "")
-    page = min(pages, max(1, int(asked))) if asked.isdecimal() and len(asked) < 9 else 1
-    first = (page - 1) * PAGE
+    asked = {"q": query, "show": show}
     return {
-        "notices": list(notices),
-        "items": found[first : first + PAGE],
+        **paging.paged(of_each[show], {**asked, "page": given.get("page", "")}, size=PAGE),
         "query": query,
         "show": show,
         "show_words": SHOWS[show].lower(),
         "filters": [
-            {"word": word, "count": len(of_each[key]), "url": _url(query, key), "on": key == show}
+            {
+                "word": word,
+                "count": len(of_each[key]),
+                "url": paging.query(asked, show=key),
+                "on": key == show,
+            }
             for key, word in SHOWS.items()
             if not key or of_each[key] or key == show
         ],
         "all": len(services),
-        "total": len(found),
-        "first": first + 1,
-        "last": min(first + PAGE, len(found)),
-        "page": page,
-        "pages": pages,
-        "earlier": _url(query, show, page - 1) if page > 1 else "",
-        "later": _url(query, show, page + 1) if page < pages else "",
-        "start": _url(query, show),
-        "end": _url(query, show, pages),
     }
-
-
-def _url(query: str, show: str, page: int = 1) -> str:
-    """Return the address of a page of services."""
-    given = {"q": query, "show": show, "page": str(page) if page > 1 else ""}
-    return "?" + urlencode({key: value for key, value in given.items() if value})
 
 
 def _row(service: Json, stands: Mapping[str, Json]) -> Json:

@@ -12,7 +12,7 @@ from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
-from dashboard import charts, figures, fleet_rows, screens, snapshots
+from dashboard import charts, figures, fleet_rows, paging, screens, snapshots
 from dashboard.access import DEPLOY, VIEW_DEPLOYMENT, VIEW_SERVICE
 from dashboard.admin_keeping import log_changes
 from dashboard.rows import service_row
@@ -126,7 +126,7 @@ def _history(found: Service, given: Mapping[str, str]) -> Json:
     if chosen["to"]:
         past = past.filter(version__icontains=chosen["to"].replace("\0", ""))
     rows = past.select_related("service").defer(*UNSHOWN)
-    page = fleet_rows.paged(rows, given, "past", HISTORY_SHOWN, past.count())
+    page = paging.paged(rows, given, "past", HISTORY_SHOWN)
     cards = _cards(page["rows"])
     others = {key: text for key, text in given.items() if key not in {*chosen, "past"}}
     return {
@@ -137,7 +137,7 @@ def _history(found: Service, given: Mapping[str, str]) -> Json:
         "filtered": any(chosen.values()),
         "statuses": [(value, look.word) for value, look in screens.DEPLOYMENTS.items()],
         "others": others,
-        "cleared": fleet_rows.query(others),
+        "cleared": paging.query(others),
     }
 
 

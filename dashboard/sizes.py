@@ -12,6 +12,8 @@ from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
+from django.core.paginator import Paginator
+
 from dashboard import screens, stages
 
 Json = dict[str, Any]
@@ -108,26 +110,19 @@ def table(states: Iterable[tuple[Json, str]], status: str, query: Mapping[str, s
     ]
     if sort == "name":
         found.sort(key=lambda one: one[0]["instance"])
-    pages = max(1, -(-len(found) // ROWS))
-    number = query.get("page", "")
-    page = min(max(1, int(number)), pages) if number.isdecimal() and len(number) < 6 else 1
+    page = Paginator(found, ROWS).get_page(query.get("page") or 1)
+    words = f"Page {page.number} of {page.paginator.num_pages}, "
     return {
         "q": wanted,
         "state": asked,
         "sort": sort,
         "states": [(state, screens.TILES[state].word) for state in IN_BAR],
         "sorts": SORTS.items(),
-        "page": page,
-        "words": f"Page {page} of {pages}, {len(found)} {plural(len(found))}",
-        "earlier": page - 1,
-        "later": page + 1 if page < pages else 0,
-        "rows": [row(*one, status) for one in found[(page - 1) * ROWS : page * ROWS]],
+        "words": words + stages.plural(len(found), "instance"),
+        "earlier": page.number - 1,
+        "later": page.number + 1 if page.has_next() else 0,
+        "rows": [row(*one, status) for one in page],
     }
-
-
-def plural(count: int) -> str:
-    """Return the word for so many."""
-    return "instance" if count == 1 else "instances"
 
 
 def row(target: Json, state: str, status: str) -> Json:
