@@ -52,10 +52,10 @@ def machinery() -> list[Notice]:
         ]
     notices = []
     if not alive:
-        text = "No worker is alive: deployments wait until one is. Start `manage.py worker`."
+        text = "No worker is alive: deployments wait until one is. Start “manage.py worker”."
         notices.append(Notice("worker", "fail", text))
     if any(not one.waiting_for for one in ownership.due(within=-OVERLOOKED_AFTER)):
-        text = "Nobody gives out what is due: start `manage.py dispatch`."
+        text = "Nobody gives out what is due: start “manage.py dispatch”."
         notices.append(Notice("dispatch", "fail", text))
     return notices
 

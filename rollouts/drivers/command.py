@@ -82,7 +82,7 @@ class Command(Programs):
             ticks.append(await self._old_version_there(instance, old_version))
         else:
             why = (
-                "an `artifact` command in the service's driver would tell"
+                "an artifact command in the service's driver would tell"
                 if old_version
                 else "which version runs now is not known"
             )

@@ -125,7 +125,7 @@ class SshDriver(Programs):
         if not old_version:
             return Tick(OLD_VERSION, None, "which version runs now is not known")
         if "artifact" not in self._programs:
-            why = "an `artifact` command in the service's driver would tell"
+            why = "an artifact command in the service's driver would tell"
             return Tick(OLD_VERSION, None, why)
         try:
             answer = await self._ask("artifact", instance, old_version)

@@ -236,7 +236,7 @@ def test_a_dispatch_that_does_not_run_is_said_on_the_overview(
     assert "manage.py dispatch" not in client.get("/").content.decode()
     overlooked = Now() - timedelta(seconds=OVERLOOKED_AFTER + 1)
     Deployment.objects.filter(pk=deployment.pk).update(due_at=overlooked)
-    assert "start `manage.py dispatch`" in client.get("/").content.decode()
+    assert "start “manage.py dispatch”" in client.get("/").content.decode()
     journal.tell_waiting(deployment.pk, Waiting.WORKER)
     assert "manage.py dispatch" not in client.get("/").content.decode()
 
