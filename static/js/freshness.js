@@ -31,6 +31,7 @@ export function badge(live) {
     const asOf = `as of ${clock(live.lastHeard + (now() - Date.now()))}`;
     node.dataset.state = late && live.state === "live" ? "late" : live.state;
     glyph.textContent = GLYPHS[live.state];
+    document.documentElement.toggleAttribute("data-stale", live.stale);
     if (live.state === "signed-out") {
       words.replaceChildren(`Signed out, ${asOf}. `, make("a", { href: loginUrl() }, "Log in"));
       return;
@@ -42,7 +43,6 @@ export function badge(live) {
       offline: `Offline, ${asOf}`,
     }[live.state];
     if (words.textContent !== text) words.textContent = text;
-    document.documentElement.toggleAttribute("data-stale", live.stale);
   };
   live.addEventListener("state", show);
   live.addEventListener("message", ({ detail }) => {

@@ -18,6 +18,7 @@ export class Log {
   #ask; // returns the lines next `after` an event, or the last ones `before` it, as filtered
   #last; // event that is known, shown or not
   #whole = true; // whether what is shown reaches to the last event
+  #ended = true; // whether one saw the end when one scrolled last
   #unseen = 0;
   #filling = null;
 
@@ -27,11 +28,17 @@ export class Log {
     document.getElementById("log-filter").hidden = true;
     this.#filters.addEventListener("change", () => this.#turn());
     this.#filters.addEventListener("submit", (event) => event.preventDefault());
-    this.#box.addEventListener("scroll", () => this.#whole && this.following && this.#seen());
+    this.#box.addEventListener("scroll", () => {
+      this.#ended = this.#whole && this.following;
+      if (this.#ended) this.#seen();
+    });
     this.#fresh.addEventListener("click", () => this.toEnd());
     this.#earlier.addEventListener("click", () => this.before());
     addEventListener("hashchange", () => this.#linked());
-    if (!this.#linked()) this.#down();
+    this.#ended = !this.#linked();
+    if (this.#ended) this.#down();
+    // At the end it stays there when its box or the window becomes another.
+    new ResizeObserver(() => this.#ended && this.#down()).observe(this.#box);
   }
 
   get following() {
