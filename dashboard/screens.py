@@ -265,7 +265,7 @@ def card(summary: Mapping[str, Any], now: datetime) -> Json:
         **asdict(look),
         "active": summary["status"] in ACTIVE_VALUES,
         "segments": segments(summary["progress"]),
-        "counts": counts(summary["progress"]),
+        "counts": counts(summary),
         "done": done(summary["progress"]),
         "strategy_words": stages.strategy_words(summary),
         "elapsed": duration(took),
@@ -293,14 +293,20 @@ def done(progress: Mapping[str, int]) -> int:
     return max(progress["updated"], progress["healthy"])
 
 
-def counts(progress: Mapping[str, int]) -> str:
-    """Return how far it is: "8/20 updated, 0 failed, batch 5 of 10"."""
+def counts(summary: Mapping[str, Any]) -> str:
+    """Return how far it is: "8/20 updated, 0 failed, batch 5 of 10".
+
+    On the way back nobody counts as failed who failed on the way there: nothing is said of it then.
+    """
+    progress = summary["progress"]
+    silent = not progress["failed"] and summary["status"] in {"rolling_back", "rolled_back"}
+    failed = "" if silent else f", {progress['failed']} failed"
     if progress["healthy"] > progress["updated"]:
-        return f"{progress['healthy']}/{progress['total']} verified, {progress['failed']} failed"
+        return f"{progress['healthy']}/{progress['total']} verified{failed}"
     restored = f", {progress['rolled_back']} restored" if progress["rolled_back"] else ""
     return (
-        f"{progress['updated']}/{progress['total']} updated, {progress['failed']} failed"
-        f"{restored}, batch {progress['batch']} of {progress['batches']}"
+        f"{progress['updated']}/{progress['total']} updated{failed}{restored}, "
+        f"batch {progress['batch']} of {progress['batches']}"
     )
 
 

@@ -13,7 +13,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
 from django.views.defaults import page_not_found
 
-from dashboard import problems, screens, sizes
+from dashboard import problems, screens, sizes, traffic
 from dashboard.access import DEPLOY
 from rollouts import actions
 
@@ -76,5 +76,9 @@ def queues(request: HttpRequest, rest: str = "") -> HttpResponseBase:
 
 def live_page() -> Json:
     """Return what every live page's scripts start from."""
-    vocabulary = {**screens.vocabulary(), "sizes": sizes.vocabulary()}
+    vocabulary = {
+        **screens.vocabulary(),
+        "sizes": sizes.vocabulary(),
+        "verdicts": traffic.VERDICTS,
+    }
     return {"now": timezone.now().isoformat(), "vocabulary": vocabulary}

@@ -7,7 +7,6 @@ import { Log } from "./log.js";
 import { Panel } from "./panel.js";
 import { advance, firstFailure, newer } from "./snapshot.js";
 import { Live } from "./socket.js";
-import { follow } from "./stages.js";
 import { learn } from "./states.js";
 import { heard, localise } from "./time.js";
 import { View } from "./view.js";
@@ -20,14 +19,13 @@ let notify = null;
 
 heard(data.now);
 learn(data.vocabulary);
-follow(data.stops);
 localise(document);
 
 const live = new Live(() => `/ws/deployments/${held.id}/?after=${held.seq}`);
 const log = new Log(lines, held.seq);
 const panel = new Panel(drawn);
 const controls = new Controls(look);
-const view = new View(root, { speaks: true, painted });
+const view = new View(root, { stops: data.stops, speaks: true, painted });
 
 function painted(before, shown) {
   controls.paint(before, shown);

@@ -17,6 +17,14 @@ export function make(tag, attributes = {}, ...children) {
   return node;
 }
 
+// What is drawn of an instance that had nothing yet; its link opens the panel.
+export function fresh(pattern, name) {
+  const node = document.getElementById(pattern).content.firstElementChild.cloneNode(true);
+  node.dataset.instance = name;
+  part(node, "open").setAttribute("href", `?instance=${encodeURIComponent(name)}#panel`);
+  return node;
+}
+
 export function draw(tag, attributes) {
   const node = document.createElementNS(SVG, tag);
   for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);

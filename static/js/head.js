@@ -4,17 +4,6 @@ import { asksApproval, decision, strategyWords } from "./stages.js";
 import { counts, done, isActive, lookOf, secondsLeft, segments, waitingWords, wishWords } from "./states.js";
 import { clock, duration, now } from "./time.js";
 
-const ICONS = {
-  pending: "idle",
-  in_progress: "running",
-  paused: "paused",
-  rolling_back: "back",
-  completed: "done",
-  rolled_back: "back",
-  failed: "failed",
-  cancelled: "stopped",
-};
-
 export function tookSeconds(held) {
   const begun = Date.parse(held.started_at ?? held.created_at);
   const end = held.completed_at ? Date.parse(held.completed_at) : now();
@@ -27,9 +16,9 @@ export function paint(root, held) {
   hue(part(root, "state"), look.hue);
   say(root, "glyph", look.glyph);
   say(root, "word", look.word);
-  say(root, "counts", counts(held.progress));
+  say(root, "counts", counts(held));
   say(root, "strategy", strategyWords(held));
-  paintSegments(part(root, "segments"), held.progress);
+  paintSegments(part(root, "segments"), held);
   const wish = isActive(held.status) ? wishWords(held.wish) : "";
   paintNotice(root, "wish", wish && `${wish}, asked by ${held.wish_by}.`);
   paintNotice(root, "waiting", waitingWords(held));
@@ -37,8 +26,7 @@ export function paint(root, held) {
   tick(root, held);
   document.title = `${look.glyph} ${done(held.progress)}/${held.progress.total} ${held.service} ${held.version}`;
   const icon = document.getElementById("favicon");
-  const name = asksApproval(held) ? "paused" : (ICONS[held.status] ?? "idle");
-  const href = icon.dataset[name];
+  const href = icon.dataset[asksApproval(held) ? "paused" : held.status];
   if (icon.getAttribute("href") !== href) icon.setAttribute("href", href);
 }
 
@@ -51,9 +39,9 @@ export function tick(root, held) {
   paintNotice(root, "decision", decision(held));
 }
 
-export function paintSegments(node, progress) {
-  node.setAttribute("aria-label", counts(progress));
-  const parts = segments(progress);
+export function paintSegments(node, held) {
+  node.setAttribute("aria-label", counts(held));
+  const parts = segments(held.progress);
   if (node.children.length !== parts.length)
     node.replaceChildren(...parts.map(() => draw("rect", { height: 8 })));
   parts.forEach(({ hue: name, x, width }, number) => {

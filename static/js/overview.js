@@ -34,8 +34,8 @@ function paint(one) {
   say(card, "glyph", look.glyph);
   say(card, "word", look.word);
   say(card, "strategy", strategyWords(one));
-  say(card, "counts", counts(one.progress));
-  paintSegments(part(card, "segments"), one.progress);
+  say(card, "counts", counts(one));
+  paintSegments(part(card, "segments"), one);
   tick(card, one);
 }
 

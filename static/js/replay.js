@@ -4,7 +4,6 @@ import { pageData, part, say } from "./dom.js";
 import { loginUrl } from "./freshness.js";
 import { Log } from "./log.js";
 import { Panel } from "./panel.js";
-import { follow } from "./stages.js";
 import { learn } from "./states.js";
 import { Timeline } from "./timeline.js";
 import { clock, duration, localise, setClock } from "./time.js";
@@ -32,10 +31,9 @@ let settling = 0;
 
 setClock(time);
 learn(data.vocabulary);
-follow(data.stops);
 localise(document);
 
-const view = new View(root, { painted });
+const view = new View(root, { stops: data.stops, painted });
 const log = new Log(async (wanted) => lines(wanted), held.seq);
 const panel = new Panel((name) => drawn(name));
 

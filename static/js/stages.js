@@ -2,93 +2,31 @@
 // dashboard/stages.py says for the first view. Pure: nothing here touches the page.
 import { duration, now } from "./time.js";
 
-const STRATEGIES = { rolling: "rolling", canary: "canary", blue_green: "blue/green" };
-const MOVING = new Set(["change", "pause", "shift"]);
-const WAITS = new Set(["bake", "approve"]);
+export const WAITS = new Set(["bake", "approve"]);
 export const ENDING_WISHES = new Set(["stop", "roll_back", "rollback"]);
 const PROMOTING_WISHES = new Set(["promote", "promote_all"]);
 const OTHER_SLOT = { blue: "green", green: "blue" };
 
-const percent = (share) => `${Math.floor(share * 10 + 0.5) / 10} %`;
-const plural = (count, noun) => (count === 1 ? `${count} ${noun}` : `${count} ${noun}s`);
+export const percent = (share) => `${Math.floor(share * 10 + 0.5) / 10} %`;
+export const plural = (count, noun) => (count === 1 ? `${count} ${noun}` : `${count} ${noun}s`);
 
 const followed = (held) => held.way_back ?? held.steps;
 const stepNow = (held) => followed(held)[held.step] ?? null;
 
 // The slot that is deployed to and the other one; "" where there are no slots.
-function slots(held) {
+export function slots(held) {
   const mine = held.targets[0]?.slot ?? "";
   return held.strategy === "blue_green" ? [mine, OTHER_SLOT[mine] ?? ""] : ["", ""];
 }
 
 export function strategyWords(summary) {
-  const name = STRATEGIES[summary.strategy] ?? summary.strategy;
+  const name = summary.strategy.replace("_", "/");
   const moves = ["in_progress", "paused"].includes(summary.status) && summary.strategy !== "rolling";
   const share = summary.traffic.shares?.[summary.version] ?? 0;
   const same = summary.version === summary.previous_version;
   if (!moves || same) return name;
   // As weights are whole numbers a share of 5 % may be set to 4.94 %.
   return `${name} at ${percent(share < 0.01 ? 100 * share : Math.floor(100 * share + 0.5))}`;
-}
-
-// --- the rail
-
-// The stops of the plan, as the server forms and names them: {first, end, kind, label, count}.
-let course = [];
-export const follow = (stops) => (course = stops);
-
-// The steps that are followed, grouped by what they are for.
-export const stops = (held) => (held.way_back === null ? course : stopsBack(held));
-
-function stopsBack(held) {
-  const found = [];
-  held.way_back.forEach(({ kind, share, targets = [] }, first) => {
-    const before = found.at(-1);
-    const stop = kind === "change" && before?.kind === kind ? before : { first, kind, share, count: 0 };
-    if (stop !== before) found.push(stop);
-    stop.end = first + 1;
-    stop.count += targets.length;
-    stop.label = labelBack(held, stop);
-  });
-  return found;
-}
-
-function labelBack(held, { kind, share, count }) {
-  if (kind === "restore") return "restore weights";
-  if (kind === "change") return `bring back ${plural(count, "instance")}`;
-  if (share) return `${percent(share)} as before`;
-  return `all to ${slots(held)[1] || held.previous_version || "the old version"}`;
-}
-
-// The stops of a canary or of blue/green, each with its state; none for rolling.
-export function rail(held, at = now()) {
-  if (held.strategy === "rolling") return [];
-  return stops(held).map((stop) => {
-    const state = stateOf(held, stop);
-    const current = ["now", "asks", "paused"].includes(state);
-    return { label: stop.label, detail: detailOf(held, stop, state, at), state, current };
-  });
-}
-
-function stateOf(held, stop) {
-  if (stop.end <= held.step) return "done";
-  if (held.completed_at) return "left";
-  if (stop.first > held.step || held.status === "pending") return "coming";
-  if (held.status === "paused") return "paused";
-  return asksApproval(held) ? "asks" : "now";
-}
-
-function detailOf(held, stop, state, at) {
-  const { kind, count } = stop;
-  if (WAITS.has(kind)) {
-    if (!["now", "asks"].includes(state) || !held.waiting_until) return "";
-    const left = (Date.parse(held.waiting_until) - at) / 1000;
-    if (left > 0) return `${duration(left)} left`;
-    return held.analysis?.verdict === "too_little" ? "waits for more traffic" : "its time is over";
-  }
-  if (held.way_back !== null || !MOVING.has(kind)) return "";
-  if (!count) return held.strategy === "canary" ? "no more instances" : "";
-  return plural(count, "instance");
 }
 
 // Whether the wait under way ends with the beginning of a batch.

@@ -2,17 +2,16 @@
 
 import { asksApproval } from "./stages.js";
 
-let vocabulary = { tiles: {}, deployments: {}, stops: {}, asks: {}, wishes: {}, waiting: {} };
+let vocabulary; // of dashboard/screens.py
 export const learn = (words) => (vocabulary = words);
 export const sizes = () => vocabulary.sizes; // what is drawn by how many instances there are
 
 const ACTIVE = new Set(["pending", "in_progress", "paused", "rolling_back"]);
-const IN_FLIGHT = new Set(["draining", "updating", "health_checking"]);
 const STEPS = { draining: "draining", updating: "updating", health_checking: "checking" };
 const PLAIN = { pending: "waiting", healthy: "serving", rolled_back: "restored", ...STEPS };
 
 export const isActive = (status) => ACTIVE.has(status);
-const inFlight = (status) => IN_FLIGHT.has(status);
+const inFlight = (status) => status in STEPS;
 
 // `traffic` is whether who is healthy on the new version is given any.
 export function tileState(target, status, traffic = true) {
@@ -25,12 +24,12 @@ export function tileState(target, status, traffic = true) {
 }
 
 export const tileLook = (state) => vocabulary.tiles[state] ?? vocabulary.tiles.unknown;
-export const deploymentLook = (status) =>
-  vocabulary.deployments[status] ?? { glyph: "?", word: status, hue: "wait" };
+export const deploymentLook = (status) => vocabulary.deployments[status];
 // A person being asked for included.
 export const lookOf = (summary) =>
   asksApproval(summary) ? vocabulary.asks : deploymentLook(summary.status);
 export const stopLook = (state) => vocabulary.stops[state];
+export const verdictLook = (verdict) => vocabulary.verdicts[verdict];
 export const wishWords = (wish) => vocabulary.wishes[wish] ?? "";
 export const waitingWords = ({ waiting_for: what, started_at: started }) =>
   vocabulary.waiting[what]?.[started ? 1 : 0] ?? "";
@@ -69,14 +68,14 @@ export function bars(checks) {
 // How many instances have the new version; where none is changed, who is verified.
 export const done = ({ updated, healthy }) => Math.max(updated, healthy);
 
-export function counts(progress) {
-  if (progress.healthy > progress.updated)
-    return `${progress.healthy}/${progress.total} verified, ${progress.failed} failed`;
-  const restored = progress.rolled_back ? `, ${progress.rolled_back} restored` : "";
-  return (
-    `${progress.updated}/${progress.total} updated, ${progress.failed} failed${restored}, ` +
-    `batch ${progress.batch} of ${progress.batches}`
-  );
+// On the way back nobody counts as failed who failed on the way there: nothing is said of it then.
+export function counts({ progress, status }) {
+  const { total, updated, healthy, failed, rolled_back: restored, batch, batches } = progress;
+  const silent = !failed && ["rolling_back", "rolled_back"].includes(status);
+  const lost = silent ? "" : `, ${failed} failed`;
+  if (healthy > updated) return `${healthy}/${total} verified${lost}`;
+  const back = restored ? `, ${restored} restored` : "";
+  return `${updated}/${total} updated${lost}${back}, batch ${batch} of ${batches}`;
 }
 
 export function segments(progress) {

@@ -1,19 +1,18 @@
 // The table of all instances of a large deployment: filtered, sorted and paged here, as
 // dashboard/sizes.py does for the first view; rows are patched in place. What is asked for stands
 // in the address.
-import { hue, part, say } from "./dom.js";
+import { fresh, hue, part, say } from "./dom.js";
 import { takesTraffic } from "./stages.js";
 import { runs, sizes, tileLook, tileState } from "./states.js";
 
 export class Table {
   #root = document.getElementById("instances");
-  #form = this.#root?.querySelector("form");
-  #body = this.#root && part(this.#root, "rows");
+  #form = this.#root.querySelector("form");
+  #body = part(this.#root, "rows");
   #page = Number(new URLSearchParams(location.search).get("page")) || 1;
   #held = null;
 
   constructor() {
-    if (!this.#root) return;
     part(this.#form, "ask").hidden = true;
     this.#form.addEventListener("submit", (event) => event.preventDefault());
     this.#form.addEventListener("input", () => this.#turn(1));
@@ -38,7 +37,6 @@ export class Table {
 
   paint(held) {
     this.#held = held;
-    if (!this.#root) return;
     const { q, state, sort } = Object.fromEntries(new FormData(this.#form));
     const traffic = takesTraffic(held);
     const found = held.targets.filter(
@@ -81,10 +79,8 @@ export class Table {
 }
 
 function newRow(name) {
-  const row = document.getElementById("row-pattern").content.firstElementChild.cloneNode(true);
-  row.dataset.instance = name;
+  const row = fresh("row-pattern", name);
   say(row, "open", name);
-  part(row, "open").setAttribute("href", `?instance=${encodeURIComponent(name)}#panel`);
   return row;
 }
 

@@ -1,7 +1,7 @@
 // Lanes and tiles: patched in place, so focus, selection and scrolling stay where they are. Up to
 // some hundred instances each has a tile in its batch's lane; of more, lanes are bars, and tiles
 // are of the batches under way and of those that have failed.
-import { draw, hue, part, say } from "./dom.js";
+import { draw, fresh, hue, part, say } from "./dom.js";
 import { placeOf } from "./snapshot.js";
 import { leadsToBatch, takesTraffic } from "./stages.js";
 import { bars, detail, isActive, laneBar, laneState, runs, sizes, tileLook, tileState } from "./states.js";
@@ -67,9 +67,7 @@ function drop(node) {
 }
 
 function newTile(name) {
-  const node = document.getElementById("tile-pattern").content.firstElementChild.cloneNode(true);
-  node.dataset.instance = name;
-  part(node, "open").setAttribute("href", `?instance=${encodeURIComponent(name)}#panel`);
+  const node = fresh("tile-pattern", name);
   const label = node.querySelector("strong");
   label.title = name;
   label.firstElementChild.textContent = name;

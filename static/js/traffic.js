@@ -1,17 +1,11 @@
 // The traffic: its split as set and as observed, both sides' figures and the evidence. The words
 // are those of dashboard/traffic.py, which draws the first view.
 import { draw, hue, make, part, say } from "./dom.js";
-import { isActive } from "./states.js";
+import { isActive, verdictLook } from "./states.js";
 
 const figures = new Intl.NumberFormat("en");
 const TOO_LITTLE = "Too little traffic for a verdict";
 const VAGUE = 100; // ms; what is less certain than that, and than itself, is no time
-const VERDICTS = {
-  against: { glyph: "✕", hue: "fail" },
-  fine: { glyph: "✓", hue: "ok" },
-  too_little: { glyph: "○", hue: "wait" },
-  off: { glyph: "–", hue: "wait" },
-};
 
 // The bars of the traffic by version. What was observed in a rolling deployment is of all its
 // shares so far, and not comparable.
@@ -98,7 +92,7 @@ export function evidence(held) {
     verdict,
     verdict_words: verdictWords(held),
     unseen: found.unseen,
-    ...VERDICTS[verdict],
+    ...verdictLook(verdict),
   };
 }
 

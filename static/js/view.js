@@ -2,7 +2,7 @@
 // (deployment.js) and the replay use it alike: both fold events into a snapshot with `advance`
 // of snapshot.js and hand each new one over.
 //
-//   const view = new View(root, { painted(before, held) {}, speaks: true });
+//   const view = new View(root, { stops, painted(before, held) {}, speaks: true });
 //   view.pin(failure);  // the event that is pinned as the first failure; null for none
 //   view.show(held);    // any snapshot of the deployment, newer or older than the one shown
 //   view.tick();        // once a second: what the clock of time.js alone changes
@@ -14,9 +14,8 @@
 // announces; a replay says nothing aloud. The page has parts/fleet.html drawn from sizes.fleet.
 import * as announce from "./announce.js";
 import * as head from "./head.js";
-import * as rail from "./rail.js";
 import { changes } from "./snapshot.js";
-import { decision, stops, takesTraffic } from "./stages.js";
+import { decision, takesTraffic } from "./stages.js";
 import { deploymentLook, isActive } from "./states.js";
 import * as tiles from "./tiles.js";
 import * as traffic from "./traffic.js";
@@ -26,18 +25,20 @@ export class View {
   #painted;
   #speaks;
   #table = null; // only large deployments have one
+  #rail = null; // only canaries and blue/green have one
   #failure = null;
   #asked = ""; // a decision may become needed by the clock alone
   #held = null;
   #shown = null;
   #frame = 0;
 
-  constructor(root, { painted = () => {}, speaks = false } = {}) {
+  constructor(root, { stops, painted = () => {}, speaks = false }) {
     this.#root = root;
     this.#painted = painted;
     this.#speaks = speaks;
     tiles.find(root);
     if (document.getElementById("instances")) this.#tabulate();
+    if (document.getElementById("rail")) this.#follow(stops);
     document.addEventListener("visibilitychange", () => this.#flush());
   }
 
@@ -57,7 +58,7 @@ export class View {
     if (!held || !isActive(held.status)) return;
     tiles.tick(held);
     head.tick(this.#root, held);
-    rail.paint(this.#root, held);
+    this.#rail?.paint(this.#root, held);
     if (this.#speaks) this.#speak(null, held);
   }
 
@@ -78,14 +79,21 @@ export class View {
     if (this.#shown) this.#table.paint(this.#shown);
   }
 
+  async #follow(stops) {
+    this.#rail = await import("./rail.js");
+    this.#rail.follow(stops);
+    if (this.#shown) this.#rail.paint(this.#root, this.#shown);
+  }
+
   #paint(before, held) {
     const { fields, targets } = changes(before, held);
     // With the status or a shift of the traffic every tile may change, and no target does.
     const all = !before || fields.has("status") || takesTraffic(before) !== takesTraffic(held);
     tiles.paint(held, all ? held.targets : targets);
+    if (all) tiles.tick(held); // a countdown ends with what it counted down to
     if (all || targets.length) this.#table?.paint(held);
     head.paint(this.#root, held);
-    rail.paint(this.#root, held);
+    this.#rail?.paint(this.#root, held);
     traffic.paint(this.#root, held);
   }
 
@@ -105,9 +113,9 @@ export class View {
       announce.tell(this.#failure.message);
     } else if (before.progress.healthy !== healthy && isActive(held.status)) {
       announce.status(`Batch ${batch} of ${batches}, ${healthy} of ${total} on ${held.version}`);
-    } else if (held.strategy !== "rolling" && before.step !== held.step) {
-      const stop = stops(held).find(({ end }) => end > held.step);
-      if (stop) announce.status(`${name}: ${stop.label}`);
+    } else if (before.step !== held.step) {
+      const next = this.#rail?.upcoming(held);
+      if (next) announce.status(`${name}: ${next}`);
     }
   }
 }

@@ -54,7 +54,7 @@ def test_twenty_are_full_tiles_that_never_move(page: Page, wide: Wide) -> None:
     expect(page.locator('.tile[data-state="serving"]')).to_have_count(20)
     expect(tile(page, "web-0020").locator('[data-part="word"]')).to_have_text("serving")
     expect(tile(page, "web-0020").locator('[data-part="runs"]')).to_have_text("v2")
-    assert measuring.shift(page) < 0.1  # what is called good; it is less where nothing grows
+    assert measuring.shift(page) < 0.02
     assert state_of(page) == api_state(page, deployment)
 
 
@@ -78,12 +78,9 @@ def test_a_thousand_are_bars_and_tiles_of_those_under_way(page: Page, wide: Wide
     """A hundred change at once, and the end is the same; tests/bench/page.py measures how fast."""
     deployment = wide.deploy("fleet-1000", "v2-bad", batch_size=100, max_unavailable=200)
     follow(page, wide, deployment)
-    measuring.first_view(page)
     expect(page.locator(".lane")).to_have_count(10)
     expect(page.locator("#instances tbody tr")).to_have_count(50)
     wait_for_updated(page, 20)
-    drawn = measuring.frames(page, 3)
-    assert drawn.events > 20
     # All of a batch that is under way, each in its place until all of it is done.
     expect(page.locator("#now .tile")).to_have_count(100)
     assert measuring.shift(page) < 0.05

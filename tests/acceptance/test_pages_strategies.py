@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from dashboard import asking, stages, traffic
+from dashboard.views import live_page
 from rollouts.snapshots import apply
 from tests.acceptance.browsing import (
     SECONDS,
@@ -60,12 +61,15 @@ BOTH = """async () => {
 }"""
 
 # All that the scripts make of snapshots, at a moment.
-SAID = """async ([snapshots, stops, at]) => {
+SAID = """async ([snapshots, stops, at, vocabulary]) => {
+  const states = await import("/static/js/states.js");
   const stages = await import("/static/js/stages.js");
+  const rail = await import("/static/js/rail.js");
   const traffic = await import("/static/js/traffic.js");
-  stages.follow(stops);
+  states.learn(vocabulary);
+  rail.follow(stops);
   return snapshots.map((held) => ({
-    rail: stages.rail(held, at),
+    rail: rail.rail(held, at),
     decision: stages.decision(held, at),
     promoting: stages.promoting(held),
     back: stages.maySendBack(held),
@@ -141,7 +145,8 @@ def compare_words(page: Page, events: list[Json]) -> None:
     asked = json.loads(json.dumps(held[-1]["policy"]["analysis"])) | {"too_little": "ask"}
     held += [{**one, "policy": {**one["policy"], "analysis": asked}} for one in held[::5]]
     at = datetime.fromisoformat(events[-1]["at"]) - timedelta(seconds=1.5)
-    said = page.evaluate(SAID, [held, stages.course(held[0]), at.timestamp() * 1000])
+    course, vocabulary = stages.course(held[0]), live_page()["vocabulary"]
+    said = page.evaluate(SAID, [held, course, at.timestamp() * 1000, vocabulary])
     for one, words in zip(held, said, strict=True):
         # Numbers come back from the browser without telling 5 from 5.0.
         assert words == json.loads(json.dumps(words_of(one, at))), one["seq"]
