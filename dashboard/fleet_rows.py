@@ -50,7 +50,7 @@ def states_of(instance: Row) -> list[str]:
 def row(instance: Row, service: Row) -> Json:
     """Return what the list shows of an instance."""
     states = states_of(instance)
-    held = instance["held_out"]
+    held, seen = instance["held_out"], instance["seen"]
     return {
         **instance,
         "states": states,
@@ -58,6 +58,7 @@ def row(instance: Row, service: Row) -> Json:
         "mixed": _differs(instance, service),
         "version_moment": moment(instance["version_at"]),
         "held_moment": moment(held["since"]) if held else None,
+        "rotation_moment": moment(seen.get("rotation_since")) if seen and not held else None,
     }
 
 

@@ -279,6 +279,9 @@ class Seen(Schema):
     version: str | None
     digest: str
     in_rotation: bool | None
+    rotation_since: str | None = Field(
+        None, description="Since when it is in rotation or out of it: put so, or first seen so."
+    )
     weight: int | None
     server: str | None = Field(
         description="How the balancer has it: ready, drain, maint, down, weightless or unknown."

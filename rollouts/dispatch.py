@@ -6,6 +6,7 @@ queue may be lost at any time, and several may run.
 
 import logging
 import time
+from datetime import datetime
 from pathlib import Path
 
 from django.db import connection
@@ -29,6 +30,7 @@ class Dispatch:
         self._alive = alive
         self._queued_at: dict[str, float] = {}
         self._drift_at = time.monotonic()
+        self._ended: datetime | None = None
 
     def run(self) -> None:
         """Look for ever; a database or Redis that is away is waited for."""
@@ -45,8 +47,12 @@ class Dispatch:
             time.sleep(wait)
 
     def look_for_drift(self) -> None:
-        """Have a worker look, now and then; of many dispatchers' jobs all but one do nothing."""
-        if time.monotonic() >= self._drift_at:
+        """Have a worker look, now and then and once a deployment has ended.
+
+        Of many dispatchers' jobs all but one do nothing.
+        """
+        ended, self._ended = self._ended, drift.last_end()
+        if self._ended != ended or time.monotonic() >= self._drift_at:
             self._drift_at = time.monotonic() + drift.INTERVAL
             drift.enqueue()
 

@@ -13,16 +13,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import connection
-from django.db.models import Prefetch, Q
+from django.db.models import Max, OuterRef, Prefetch, Q, Subquery
 from django.db.models.functions import Now
 from redis.exceptions import RedisError
 
 from rollouts import facts, jobs, looks
 from rollouts.adapters import SettingsError
 from rollouts.facts import Answer, Server, ServerState
-from rollouts.models import ACTIVE_VALUES, Deployment, Instance, Service
+from rollouts.models import ACTIVE_VALUES, Deployment, Instance, Service, Target
 from rollouts.policy import PolicyError, parse
 from rollouts.snapshots import iso
+from rollouts.states import TargetStatus
 
 log = logging.getLogger(__name__)
 
@@ -207,6 +208,12 @@ def enqueue() -> bool:
     return True
 
 
+def last_end() -> datetime | None:
+    """Return when a deployment ended last: what was seen of its service is out of date then."""
+    ended: datetime | None = Deployment.objects.aggregate(at=Max("completed_at"))["at"]
+    return ended
+
+
 def look_at_all() -> None:
     """Look at every service that is due, and store what is seen. For a worker's job."""
     with alone() as mine:
@@ -237,18 +244,24 @@ def alone() -> Iterator[bool]:
 
 
 def due() -> list[Subject]:
-    """Return the services at rest that nobody looked at lately, the longest unseen first."""
+    """Return the services at rest that nobody looked at lately, the longest unseen first.
+
+    Lately is also after the end of the last deployment.
+    """
     active = Instance.objects.filter(active=True)
+    ends = Deployment.objects.filter(service=OuterRef("pk"), completed_at__isnull=False)
+    ended = ends.order_by("-completed_at").values("completed_at")[:1]
     at_rest = (
         Service.objects.exclude(deployments__status__in=ACTIVE_VALUES)
         .prefetch_related(Prefetch("instances", active, to_attr="active_instances"))
-        .annotate(asked_at=Now())
+        .annotate(asked_at=Now(), ended_at=Subquery(ended))
     )
     found = []
     for service in at_rest:
         instances, asked_at = service.active_instances, service.asked_at
         oldest = min((_seen_at(one) for one in instances), default=asked_at)
-        if asked_at - oldest > timedelta(seconds=INTERVAL / 2):
+        changed = service.ended_at is not None and oldest <= service.ended_at
+        if changed or asked_at - oldest > timedelta(seconds=INTERVAL / 2):
             found.append((oldest, Subject.of(service, instances, asked_at)))
     return [subject for _, subject in sorted(found, key=lambda pair: pair[0])]
 
@@ -285,14 +298,48 @@ def store(subject: Subject, seen: Mapping[str, Seen]) -> None:
     begun = Q(status__in=ACTIVE_VALUES) | Q(created_at__gte=subject.asked_at)
     if Deployment.objects.filter(begun, service=subject.service).exists():
         return
+    moved = _moved(subject.instances)
     for instance in subject.instances:
         found = seen[instance.name]
+        since = _since(instance, found, subject.asked_at, moved[instance.pk])
         instance.seen = {
             "at": iso(subject.asked_at),
             **asdict(found),
+            "rotation_since": iso(since),
             "differs": bool(differences(subject.expected(instance), found)),
         }
     Instance.objects.bulk_update(subject.instances, ["seen"])
+
+
+def _moved(instances: Iterable[Instance]) -> dict[int, datetime | None]:
+    """Return by key when a deployment last took each out of rotation or put it back.
+
+    With slots it is the traffic that moves and not the instance: a look alone tells when.
+    """
+    parts = Target.objects.filter(instance=OuterRef("pk")).exclude(status=TargetStatus.PENDING)
+    parts = parts.exclude(deployment__strategy="blue_green").order_by("-id")
+    rows = Instance.objects.filter(pk__in=[one.pk for one in instances])
+    return dict(
+        rows.annotate(moved=Subquery(parts.values("updated_at")[:1])).values_list("pk", "moved")
+    )
+
+
+def _since(
+    instance: Instance, found: Seen, at: datetime, moved: datetime | None
+) -> datetime | None:
+    """Return since when it is in rotation or out of it, as `found` by a look `at` that time.
+
+    None where nobody knows which. Who has moved it since the look before knows when; else it is
+    the first look that found it so.
+    """
+    if found.in_rotation is None:
+        return None
+    if moved and moved > _seen_at(instance):
+        return moved
+    before = instance.seen
+    if before.get("in_rotation") == found.in_rotation and before.get("rotation_since"):
+        return datetime.fromisoformat(before["rotation_since"])
+    return at
 
 
 def told(

@@ -9,9 +9,11 @@ import redis
 from django.db import connection
 from django.utils import timezone
 
+from dashboard import snapshots
 from rollouts import actions, drift, jobs, journal, looks
 from rollouts.dispatch import Dispatch
 from rollouts.models import Instance, Service
+from rollouts.snapshots import iso
 from rollouts.states import DeploymentStatus
 from tests.integration.factories import make_service
 from tests.integration.little_fleet import LittleServer, little_servers, ports, states, stored
@@ -214,16 +216,72 @@ def test_a_look_gives_way_to_a_deployment_that_waits(
     assert all(one.seen == {} for one in fleet.instances.all())
 
 
-def test_dispatch_has_a_worker_look_once_an_interval_and_asks_postgresql_nothing_for_it(
+def test_dispatch_has_a_worker_look_once_an_interval_and_asks_for_the_last_end_alone(
     fleet: Service, redis_client: redis.Redis, django_assert_num_queries: object
 ) -> None:
     """The queue is its own, and holds one look at most: there may be no worker for days."""
     both = Dispatch(), Dispatch()
-    with django_assert_num_queries(0):  # type: ignore[operator]
+    with django_assert_num_queries(4):  # type: ignore[operator]
         for one in (*both, *both):
             one.look_for_drift()
     assert redis_client.llen(f"rq:queue:{looks.QUEUE}") == 1
     assert jobs.enqueued() == set()
+
+
+def test_after_the_end_of_a_deployment_its_service_is_looked_at_again_at_once(
+    fleet: Service, redis_client: redis.Redis
+) -> None:
+    """Nobody has to wait a minute to read what is in rotation."""
+    drift.look_at_all()
+    dispatch = Dispatch()
+    dispatch.look_for_drift()
+    redis_client.flushdb()
+    dispatch.look_for_drift()
+    assert redis_client.llen(f"rq:queue:{looks.QUEUE}") == 0
+    assert drift.due() == []
+    deployment = actions.start(fleet, "v2", by="ada")
+    journal.move_now(deployment.pk, DeploymentStatus.CANCELLED, "Stopped.")
+    dispatch.look_for_drift()
+    assert redis_client.llen(f"rq:queue:{looks.QUEUE}") == 1
+    drift.look_at_all()
+    assert snapshots.service_detail(fleet)["instances"][0]["seen"]["healthy"]
+
+
+def test_since_when_an_instance_is_in_rotation_is_kept_from_look_to_look(
+    fleet: Service, machines: list[LittleServer]
+) -> None:
+    """It is the first look that found it so, until another finds it otherwise."""
+
+    def since() -> list[str]:
+        fleet.refresh_from_db()
+        rows = snapshots.service_detail(fleet)["instances"]
+        return [row["seen"]["rotation_since"] for row in rows]
+
+    drift.look_at_all()
+    first = since()
+    assert first == [row["seen"]["at"] for row in snapshots.service_detail(fleet)["instances"]]
+    look_again()
+    assert since() == first
+    instance = fleet.instances.first()
+    assert instance is not None
+    instance.seen["in_rotation"] = False
+    instance.save()
+    look_again()
+    assert since()[0] > first[0]
+    assert since()[1:] == first[1:]
+
+
+def test_since_when_is_when_a_deployment_put_it_back(fleet: Service) -> None:
+    """The deployment knows to the moment; a part that it never touched tells nothing."""
+    drift.look_at_all()
+    deployment = actions.start(fleet, "v2", by="ada")
+    journal.move_now(deployment.pk, DeploymentStatus.CANCELLED, "Stopped.")
+    back = timezone.now()
+    deployment.targets.filter(name="web-01").update(status="healthy", updated_at=back)
+    drift.look_at_all()
+    rows = {one.name: one.seen for one in fleet.instances.all()}
+    assert rows["web-01"]["rotation_since"] == iso(back)
+    assert rows["web-02"]["rotation_since"] < rows["web-01"]["rotation_since"]
 
 
 def test_dispatch_goes_on_where_redis_takes_no_look(
