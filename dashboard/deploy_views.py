@@ -40,7 +40,8 @@ def deploy(request: HttpRequest, name: str) -> HttpResponseBase:
     form = DeployForm(found, request.POST)
     if not form.is_valid() or "preview" in request.POST:
         drawn = _drawn(found, form, request.POST.get("preview") == ALL)
-        return _form_page(request, found, form, **drawn)
+        status = HTTPStatus.OK if form.is_valid() else HTTPStatus.UNPROCESSABLE_ENTITY
+        return _form_page(request, found, form, status, **drawn)
     return _started(request, found, form)
 
 
@@ -91,7 +92,7 @@ def _changed(found: Service, form: DeployForm) -> list[str]:
 def _drawn(found: Service, form: DeployForm, everything: bool = False) -> Json:
     """Return the plan for what is in the form, or why there is none."""
     if not form.is_valid():
-        return {"draft": None}
+        return {"draft": None, "refused": form.refusals()}
     only = form.only()
     try:
         draft = actions.plan(found, form.cleaned_data["version"], form.policy(), only)

@@ -3,15 +3,20 @@
 import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from django import forms
 
+from dashboard.step_lines import lines, steps_of
 from rollouts.actions import Draft
 from rollouts.models import Service
-from rollouts.policy import BY_KEY, KNOBS, Knob, defaults
+from rollouts.policy import ANALYSIS, BY_KEY, KNOBS, Analysis, Knob, defaults
 
+# Each has a field, and so has each within `analysis`.
+WITHIN = "analysis."
+JUDGING = [replace(knob, key=WITHIN + knob.key) for knob in ANALYSIS]
+FIELDS = [*(knob for knob in KNOBS if knob.key != "analysis"), *JUDGING]
 OWN_FIELDS = ("version", "note", "key", "previewed")
 # What each strategy does, in a line.
 STRATEGY_LINES = {
@@ -25,8 +30,10 @@ STRATEGY_KEYS = {
     "blue_green": ("shift_steps", "approve", "keep_old", "retire_old"),
 }
 OF_STRATEGIES = {key for keys in STRATEGY_KEYS.values() for key in keys}
-CHOICES = {"blue_green": "blue/green"}
-IN_JSON = {"steps", "analysis"}  # kinds of knobs that are typed as JSON
+CHOICES = {"blue_green": "blue/green", "go_on": "go on"}
+STEPS_HELP = (
+    "In each line a share of the traffic with its time to bake, or “approve”; the last is 100 %."
+)
 SHOWN_AT_ONCE = {"strategy", "rollback_threshold"} | {knob.key for knob in KNOBS if knob.main}
 
 
@@ -39,11 +46,6 @@ def typed(knob: Knob, raw: Any) -> Any:
     }
     if knob.kind == "names":
         return [name for part in raw.split(",") if (name := part.strip())]
-    if knob.kind in IN_JSON:
-        try:
-            return json.loads(raw) if raw else raw
-        except ValueError:
-            return raw
     for kind in kinds.get(knob.kind, ()):
         try:
             return kind(raw)
@@ -56,16 +58,18 @@ def shown(value: Any) -> str:
     """Return a knob's value as it would be typed."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    if isinstance(value, list) and all(isinstance(one, str) for one in value):
-        return ", ".join(value)
-    if isinstance(value, list):
-        return json.dumps([dict(sorted(step.items(), key=_as_typed)) for step in value])
-    return json.dumps(value) if isinstance(value, dict) else str(value)
+    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
-def _as_typed(item: tuple[str, Any]) -> bool:
-    """Order the keys of a step as one says them, which the database does not keep."""
-    return item[0] not in {"share", "approve"}
+class StepsField(forms.CharField):
+    """Steps in lines, as `step_lines` reads them; None where nothing was typed."""
+
+    def to_python(self, value: Any) -> Any:
+        """Return the steps; raise ValidationError with what is not understood."""
+        try:
+            return steps_of(str(super().to_python(value))) or None
+        except ValueError as error:
+            raise forms.ValidationError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,8 @@ class Drawn:
 
     @property
     def wide(self) -> bool:
-        """Whether its value is long, as JSON is."""
-        return self.knob.kind in IN_JSON
+        """Whether its value takes several lines."""
+        return self.knob.kind == "steps"
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,9 @@ class DeployForm(forms.Form):
         super().__init__(*args, **kwargs)
         own = service.policy if isinstance(service.policy, dict) else {}
         self.defaults = {**defaults(), **own}
-        for knob in KNOBS:
+        judging = {**asdict(Analysis()), **self.defaults.pop("analysis")}
+        self.defaults.update({WITHIN + key: value for key, value in judging.items()})
+        for knob in FIELDS:
             self.fields[knob.key] = self._field(knob)
         self.initial.setdefault("key", secrets.token_urlsafe(16))
 
@@ -152,12 +158,13 @@ class DeployForm(forms.Form):
                 help_text=knob.help,
                 widget=forms.Select(choices=choices),
             )
-        elif knob.kind in IN_JSON:
-            attributes = {"rows": 2, "placeholder": shown(default), "spellcheck": "false"}
-            field = forms.CharField(
+        elif knob.kind == "steps":
+            usual = "\n".join(lines(default))
+            attributes = {"rows": max(2, len(default)), "placeholder": usual, "spellcheck": "false"}
+            field = StepsField(
                 required=False,
                 max_length=20_000,
-                help_text=knob.help,
+                help_text=STEPS_HELP,
                 widget=forms.Textarea(attributes),
             )
         else:
@@ -172,12 +179,35 @@ class DeployForm(forms.Form):
     def policy(self) -> dict[str, Any]:
         """Return the keys that differ from the service's defaults; call it once cleaned."""
         chosen: dict[str, Any] = {}
-        for knob in KNOBS:
-            raw = self.cleaned_data.get(knob.key, "")
-            value = raw if knob.kind == "switch" else typed(knob, raw)
+        for knob in FIELDS:
+            value = self._typed(knob)
             if value not in ("", None) and value != self.defaults[knob.key]:
                 chosen[knob.key] = value
+        if any(knob.key in chosen for knob in JUDGING):
+            chosen["analysis"] = {
+                knob.key.removeprefix(WITHIN): chosen.pop(knob.key, self.defaults[knob.key])
+                for knob in JUDGING
+            }
         return chosen
+
+    def _typed(self, knob: Knob) -> Any:
+        raw = self.cleaned_data.get(knob.key, "")
+        return raw if knob.kind in {"switch", "steps"} else typed(knob, raw)
+
+    def clean(self) -> None:
+        """Refuse what is wrong within `analysis` at its own field, as the domain has one key."""
+        super().clean()
+        for knob in JUDGING:
+            value = self._typed(knob)
+            try:
+                knob.check(self.defaults[knob.key] if value == "" else value)
+            except ValueError as error:
+                self.add_error(knob.key, str(error))
+
+    def refusals(self) -> dict[str, str]:
+        """Return by key what is wrong with what was typed; to have typed no version yet is not."""
+        untyped = set() if self.data.get("version") else {"version"}
+        return {key: str(texts[0]) for key, texts in self.errors.items() if key not in untyped}
 
     def only(self) -> list[str] | None:
         """Return the names of the instances that alone are changed; None for all of them."""
@@ -222,16 +252,17 @@ class DeployForm(forms.Form):
     def main_fields(self) -> list[Drawn]:
         """Return the other knobs that are shown at once."""
         shown_too = SHOWN_AT_ONCE - OF_STRATEGIES - {"strategy"}
-        return [self._drawn(knob) for knob in KNOBS if knob.key in shown_too]
+        return [self._drawn(knob) for knob in FIELDS if knob.key in shown_too]
 
     def more_fields(self) -> list[Drawn]:
         """Return the knobs that are folded away."""
         return [
-            self._drawn(knob) for knob in KNOBS if knob.key not in SHOWN_AT_ONCE | OF_STRATEGIES
+            self._drawn(knob) for knob in FIELDS if knob.key not in SHOWN_AT_ONCE | OF_STRATEGIES
         ]
 
     def _drawn(self, knob: Knob) -> Drawn:
-        default = shown(self.defaults[knob.key])
+        value = self.defaults[knob.key]
+        default = ", ".join(lines(value)) if knob.kind == "steps" else shown(value)
         return Drawn(self[knob.key], knob, CHOICES.get(default, default) or "none")
 
     def more_open(self) -> bool:
@@ -246,7 +277,7 @@ class DeployForm(forms.Form):
 
     def untouched(self) -> dict[str, str]:
         """Return what a browser sends of a form in which nothing was typed: what is ticked."""
-        switches = [knob.key for knob in KNOBS if knob.kind == "switch"]
+        switches = [knob.key for knob in FIELDS if knob.kind == "switch"]
         return {key: "on" for key in switches if self.defaults[key]}
 
 

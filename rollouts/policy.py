@@ -143,7 +143,7 @@ def _steps(key: str, default: list[dict[str, Any]], text: str) -> Knob:
         if not wrong and shares != sorted(set(shares)):
             wrong = [f"shares must rise from step to step, not {', '.join(map(str, shares))}"]
         if not wrong and (not shares or shares[-1] != 100):
-            wrong = ['the last share must be 100, or the old version would stay: {"share": 100}']
+            wrong = ["the last share must be 100, or the old version would stay"]
         if wrong:
             raise ValueError("; ".join(wrong))
         return value
@@ -191,22 +191,41 @@ class Analysis:
     too_little: str = "wait"
 
 
+def _probability(key: str, default: float, low: float, high: float, text: str) -> Knob:
+    def check(value: Any) -> Value:
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+        if not good or not low <= value <= high:
+            raise ValueError(f"must be a probability from {low:f} to {high:g}")
+        return value
+
+    return Knob(key, "number", "", default, text, check, low, high)
+
+
+# What there is to set of the key `analysis`.
+ANALYSIS = (
+    _switch(
+        "enabled", Analysis.enabled, "Whether the new side is judged by the balancer's counters."
+    ),
+    _probability(
+        "alpha",
+        Analysis.alpha,
+        0.000_001,
+        0.5,
+        "How probable it is at most that a version that is no worse is condemned for its errors.",
+    ),
+    _integer(
+        *("min_requests", Analysis.min_requests, 1, 10_000_000),
+        "What the new side must have answered before a bake may end.",
+    ),
+    _choice(
+        *("too_little", Analysis.too_little, TOO_LITTLE),
+        "What a bake that is over does without that.",
+    ),
+)
+
+
 def _analysis(key: str, text: str) -> Knob:
-    limits: dict[str, tuple[Callable[[Any], bool], str]] = {
-        "enabled": (lambda value: isinstance(value, bool), "must be true or false"),
-        "alpha": (
-            lambda value: isinstance(value, int | float) and 0.000_001 <= value <= 0.5,
-            "must be a probability from 0.000001 to 0.5",
-        ),
-        "min_requests": (
-            lambda value: isinstance(value, int) and 1 <= value <= 10_000_000,
-            "must be a whole number from 1 to 10000000",
-        ),
-        "too_little": (
-            lambda value: value in TOO_LITTLE,
-            f"must be one of: {', '.join(TOO_LITTLE)}",
-        ),
-    }
+    by_key = {knob.key: knob for knob in ANALYSIS}
 
     def check(value: Any) -> Value:
         if not isinstance(value, dict):
@@ -215,10 +234,13 @@ def _analysis(key: str, text: str) -> Knob:
             )
         wrong = []
         for name, given in value.items():
-            if name not in limits:
-                wrong.append(f"{str(name)[:64]} is unknown; there are: {', '.join(limits)}")
-            elif not limits[name][0](given) or (name != "enabled" and isinstance(given, bool)):
-                wrong.append(f"{name} {limits[name][1]}")
+            if name not in by_key:
+                wrong.append(f"{str(name)[:64]} is unknown; there are: {', '.join(by_key)}")
+                continue
+            try:
+                by_key[name].check(given)
+            except ValueError as error:
+                wrong.append(f"{name} {error}")
         if wrong:
             raise ValueError("; ".join(wrong))
         return {**asdict(Analysis()), **value}

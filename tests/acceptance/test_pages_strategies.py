@@ -26,8 +26,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 Json = dict[str, Any]
 # A share that one of six carries, a bake that nobody waits for, and a person.
-STEPS = json.dumps([{"share": 10, "bake": 300}, {"approve": True}, {"share": 100}])
-FEW = json.dumps({"min_requests": 1})
+STEPS = "10 % for 5 min\napprove\n100 %"
+FEW = {"analysis.min_requests": "1"}
 
 # What a person reads, as the scripts have patched it and as the server draws it just now: two
 # things to compare. Left out is what passes with time.
@@ -154,7 +154,7 @@ def compare_words(page: Page, events: list[Json]) -> None:
 
 def test_a_canary_is_promoted(page: Page, demo: Demo) -> None:
     """Each press says what it moves; who is asked is told aloud; what is shown is what is true."""
-    deployment, version = start(page, demo, "canary", canary_steps=STEPS, analysis=FEW)
+    deployment, version = start(page, demo, "canary", canary_steps=STEPS, **FEW)
     expect(page.locator("#freshness")).to_contain_text("Live")
     wait_for_step(page, "bake")
     current = page.locator('#rail [aria-current="step"]')
@@ -188,7 +188,7 @@ def test_a_canary_is_promoted(page: Page, demo: Demo) -> None:
 def test_a_canary_is_aborted(page: Page, demo: Demo) -> None:
     """Its share goes first; the way back is told step by step, and all are back."""
     before = demo.versions()
-    deployment, version = start(page, demo, "canary", canary_steps=STEPS, analysis=FEW)
+    deployment, version = start(page, demo, "canary", canary_steps=STEPS, **FEW)
     wait_for_step(page, "bake")
     page.get_by_role("link", name="Stop deployment…").click()
     dialog = page.get_by_role("dialog")
@@ -209,7 +209,7 @@ def test_a_canary_is_aborted(page: Page, demo: Demo) -> None:
 
 def test_a_dialog_that_is_read_is_not_changed_under_the_eyes(page: Page, demo: Demo) -> None:
     """What went on meanwhile is said in it, and pressing it promotes nothing that nobody saw."""
-    deployment, _ = start(page, demo, "canary", canary_steps=STEPS, analysis=FEW)
+    deployment, _ = start(page, demo, "canary", canary_steps=STEPS, **FEW)
     wait_for_step(page, "bake")
     page.get_by_role("link", name="Promote…").click()
     assert demo.act(deployment, "promote").status_code == 202

@@ -9,10 +9,9 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
-from dashboard.forms import OF_STRATEGIES, SHOWN_AT_ONCE, differences, seen_of
+from dashboard.forms import FIELDS, OF_STRATEGIES, SHOWN_AT_ONCE, differences, seen_of
 from rollouts import actions
 from rollouts.models import Deployment, Instance, Service
-from rollouts.policy import KNOBS
 from tests.integration.factories import make_service
 
 pytestmark = [
@@ -39,8 +38,7 @@ def filled(**values: str) -> dict[str, str]:
     """Return the form as a browser sends it: the switches that are on by default, and `values`."""
     return {
         "version": "v2",
-        "auto_rollback": "on",
-        "verify_version": "on",
+        **{knob.key: "on" for knob in FIELDS if knob.kind == "switch" and knob.default},
         "key": "one-click",
         **values,
     }
@@ -49,11 +47,11 @@ def filled(**values: str) -> dict[str, str]:
 def test_the_form_is_drawn_from_the_knobs(client: Client) -> None:
     """Every key is there, with the help of the policy and the default of the service."""
     text = client.get(FORM).content.decode()
-    for knob in KNOBS:
+    for knob in FIELDS:
         assert f'name="{knob.key}"' in text, knob.key
     folded = text[text.index("<details") : text.index("</details>")]
-    assert {knob.key for knob in KNOBS if f'name="{knob.key}"' in folded} == {
-        knob.key for knob in KNOBS if knob.key not in SHOWN_AT_ONCE | OF_STRATEGIES
+    assert {knob.key for knob in FIELDS if f'name="{knob.key}"' in folded} == {
+        knob.key for knob in FIELDS if knob.key not in SHOWN_AT_ONCE | OF_STRATEGIES
     }
     assert "Deploy <span" in text
     assert "to 4 instances of shop" in re.sub(r"<[^>]+>", "", text)

@@ -11,6 +11,7 @@ from django.test import Client
 from django.utils import timezone
 
 from dashboard import asking, attention, screens, snapshots, stages, traffic
+from dashboard.step_lines import lines
 from rollouts import actions, planning
 from rollouts.models import Deployment, Service
 from rollouts.policy import parse
@@ -496,16 +497,14 @@ def test_the_keys_of_the_chosen_strategy_are_shown(client: Client) -> None:
     text = client.get(FORM).content.decode()
     assert 'data-strategy="canary">' in text
     assert 'data-strategy="blue_green" hidden>' in text
-    assert re.search(
-        r'<textarea name="canary_steps"[^>]*placeholder="\[\{&quot;share&quot;: 5', text
-    )
+    assert re.search(r'<textarea name="canary_steps"[^>]*placeholder="5 % for 5 min\n25 %', text)
     assert "to 4 instances of shop" in re.sub(r"<[^>]+>", "", text)
 
 
 def test_a_canary_is_planned_by_its_shares(client: Client) -> None:
     """With the instances that each share needs, and what is waited for after it."""
     make_service()
-    form = filled(strategy="canary", canary_steps=json.dumps(CANARY))
+    form = filled(strategy="canary", canary_steps="\n".join(lines(CANARY)))
     text = client.post("/services/shop/plan/", form).content.decode()
     plain = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text))
     assert "5 % web-01 · 1 of 4 on v2 then bake 1 min then approve" in plain
@@ -530,14 +529,15 @@ def test_blue_green_is_planned_by_its_slots(client: Client) -> None:
 
 
 def test_what_is_wrong_in_a_strategy_is_said_at_its_field(client: Client) -> None:
-    """Steps that are no JSON, and a service without slots."""
+    """Steps that are none, steps that can't be, and a service without slots."""
     make_service()
-    answer = client.post(FORM, filled(strategy="canary", canary_steps='[{"share": 5'))
+    answer = client.post(FORM, filled(strategy="canary", canary_steps="5 % for ever\n100 %"))
     assert answer.status_code == 422
-    assert "must be a list of steps" in answer.context["form"].errors["canary_steps"][0]
-    assert "[{&quot;share&quot;: 5" in answer.content.decode()
+    assert "step 1: “ever” is no time" in answer.context["form"].errors["canary_steps"][0]
+    assert "5 % for ever\n100 %</textarea>" in answer.content.decode()
     # Shown although another strategy is chosen.
-    answer = client.post(FORM, filled(canary_steps='[{"share": 5}]'))
+    answer = client.post(FORM, filled(canary_steps="5 %"))
+    assert "the last share must be 100" in answer.context["form"].errors["canary_steps"][0]
     assert 'data-strategy="canary">' in answer.content.decode()
     answer = client.post(FORM, filled(strategy="blue_green"))
     assert "without a slot: web-01" in answer.context["form"].errors["strategy"][0]
@@ -547,11 +547,34 @@ def test_what_is_wrong_in_a_strategy_is_said_at_its_field(client: Client) -> Non
 def test_a_canary_is_started_with_what_was_typed(client: Client) -> None:
     """As lists and settings, not as text."""
     make_service()
-    form = filled(strategy="canary", canary_steps=json.dumps(CANARY), analysis='{"alpha": 0.1}')
+    judged = {"analysis.enabled": "on", "analysis.alpha": "0.1", "analysis.too_little": "ask"}
+    form = filled(strategy="canary", canary_steps="\n".join(lines(CANARY)), **judged)
     client.post(FORM, form)
     policy = Deployment.objects.get().policy
     assert policy["canary_steps"] == CANARY
-    assert policy["analysis"]["alpha"] == 0.1
+    assert policy["analysis"] == {
+        "enabled": True,
+        "alpha": 0.1,
+        "min_requests": 50,
+        "too_little": "ask",
+    }
+
+
+def test_what_is_wrong_in_the_analysis_is_said_at_its_field_and_in_the_living_plan(
+    client: Client,
+) -> None:
+    """As with any other key, although the policy has one for all of it."""
+    make_service()
+    form = filled(**{"analysis.alpha": "7", "analysis.min_requests": "many"})
+    answer = client.post(FORM, form)
+    assert answer.status_code == 422
+    errors = answer.context["form"].errors
+    assert errors["analysis.alpha"] == ["must be a probability from 0.000001 to 0.5"]
+    assert errors["analysis.min_requests"] == ["must be a whole number from 1 to 10000000"]
+    text = client.post("/services/shop/plan/", form).content.decode()
+    assert 'data-refused="analysis.alpha"' in text
+    assert "must be a whole number from 1 to 10000000" in text
+    assert "Name a version" not in text
 
 
 def test_planned_rows_leave_out_what_is_always_done() -> None:
