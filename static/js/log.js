@@ -70,7 +70,9 @@ export class Log {
     // Who reads further up loses no line under the eyes: the rest waits until it is asked for.
     if (!follow && this.#rows.children.length + fresh.length > MOST_ROWS) this.#whole = false;
     if (this.#whole) this.#rows.append(...fresh.map((event) => this.#row(event)));
-    while (this.#rows.children.length > MOST_ROWS) this.#rows.firstElementChild.remove();
+    // A page of lines at once, as all that are shown move each time.
+    if (this.#rows.children.length > MOST_ROWS)
+      while (this.#rows.children.length > MOST_ROWS - PAGE) this.#rows.firstElementChild.remove();
     this.#count();
     if (follow) this.#down();
     else this.#tell(this.#unseen + fresh.length);
