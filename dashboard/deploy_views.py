@@ -66,10 +66,12 @@ def _started(request: HttpRequest, found: Service, form: DeployForm) -> HttpResp
         )
     except actions.Refused as error:
         form.refuse(error.errors)
-        return _form_page(request, found, form, HTTPStatus.UNPROCESSABLE_ENTITY)
+        refused = {"refused": error.errors}
+        return _form_page(request, found, form, HTTPStatus.UNPROCESSABLE_ENTITY, **refused)
     except actions.Conflict as error:
         conflict = {"text": str(error), "deployment": error.deployment_id}
-        return _form_page(request, found, form, HTTPStatus.CONFLICT, conflict=conflict)
+        drawn = _drawn(found, form)
+        return _form_page(request, found, form, HTTPStatus.CONFLICT, conflict=conflict, **drawn)
     if wants_json(request):
         address = reverse("deployment", args=[begun.id])
         return JsonResponse({"url": address}, status=HTTPStatus.CREATED)

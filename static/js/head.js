@@ -2,7 +2,7 @@
 import { draw, hue, part, say } from "./dom.js";
 import { asksApproval, decision, strategyWords } from "./stages.js";
 import { counts, done, isActive, lookOf, secondsLeft, segments, waitingWords, wishWords } from "./states.js";
-import { clock, duration, now } from "./time.js";
+import { duration, localise, now } from "./time.js";
 
 export function tookSeconds(held) {
   const begun = Date.parse(held.started_at ?? held.created_at);
@@ -70,7 +70,7 @@ export function paintFailure(root, event) {
   node.hidden = !event;
   if (!event) return;
   say(root, "failure-words", event.message);
-  say(root, "failure-at", clock(event.at));
   part(root, "failure-at").dateTime = event.at;
+  localise(node);
   part(root, "failure-link").setAttribute("href", `#e-${event.seq}`);
 }

@@ -1,7 +1,7 @@
 // The log: a window on what was said, of which the rest is asked for. Filters stand in the
 // address; following stops as soon as one scrolls up.
 import { part, say } from "./dom.js";
-import { clock } from "./time.js";
+import { localise } from "./time.js";
 
 const MOST_ROWS = 1_000;
 const PAGE = 200; // lines that are asked for at once, as dashboard/log_views.py sends them
@@ -151,9 +151,9 @@ export class Log {
     row.dataset.target = target ?? "";
     part(row, "link").setAttribute("href", `#e-${seq}`);
     part(row, "at").dateTime = at;
-    say(row, "at", clock(at));
     say(row, "kind", kind);
     say(row, "text", message);
+    localise(row);
     return row;
   }
 

@@ -75,6 +75,30 @@ def test_axe_finds_nothing_on_a_login(browser: Browser, demo: Demo) -> None:
         assert violations(page) == []
 
 
+def test_axe_finds_nothing_on_what_was_refused(walker: Page, demo: Demo) -> None:
+    """A form with something to mend, a login with a wrong password, a form without its token."""
+    walker.goto(f"{demo.ready['url']}/services/shop/deploy/?version=v9")
+    walker.get_by_label("batch_size", exact=True).fill("99")
+    walker.get_by_role("button", name="Deploy v9").click()
+    expect(walker.locator("[aria-invalid=true]").first).to_be_visible()
+    expect(walker.locator("#plan")).to_contain_text("can't be started yet")
+    form = violations(walker)
+    with walker.context.browser.new_context() as context:  # type: ignore[union-attr]
+        stranger = context.new_page()
+        stranger.goto(f"{demo.ready['url']}/login/")
+        stranger.get_by_label("Name", exact=True).fill("nobody")
+        stranger.get_by_label("Password").fill("wrong")
+        stranger.get_by_role("button", name="Log in").click()
+        expect(stranger.locator(".notice.fail, .errorlist").first).to_be_visible()
+        login = violations(stranger)
+        stranger.get_by_label("Password").fill("wrong")
+        stranger.locator("[name=csrfmiddlewaretoken]").evaluate("(input) => input.remove()")
+        stranger.get_by_role("button", name="Log in").click()
+        expect(stranger.locator("h1")).to_have_text("Refused, and nothing was done")
+        token = violations(stranger)
+    assert (form, login, token) == ([], [], [])
+
+
 def test_axe_finds_nothing_on_a_deployment(walker: Page, demo: Demo) -> None:
     """While it runs, with its dialog and the panel of an instance; and after its end."""
     deployment = demo.start(f"p{next(versions)}", **QUICK)

@@ -1,11 +1,13 @@
 """What all pages share: files that come once, nothing that moves by itself, a way back in."""
 
 from collections.abc import Iterator
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 from playwright.sync_api import Browser, Page, Response, expect
 
-from tests.acceptance.browsing import SECONDS, log_in, opened, versions
+from tests.acceptance.browsing import SECONDS, log_in, opened, versions, wait_for_end
 from tests.acceptance.running import Demo
 
 pytestmark = pytest.mark.browser
@@ -51,6 +53,29 @@ def test_files_come_once_by_names_of_their_content(page: Page, demo: Demo) -> No
     scripts = [each for each in files if each.url.endswith(".js")]
     assert scripts
     assert all(each.headers.get("content-encoding") == "gzip" for each in scripts)
+
+
+def test_times_are_in_the_zone_of_the_reader(browser: Browser, demo: Demo) -> None:
+    """What the server drew, and what came since; the zone is told on hover."""
+    kolkata = ZoneInfo("Asia/Kolkata")
+    deployment = demo.start(f"p{next(versions)}", batch_pause=0)
+    with browser.new_context(timezone_id=kolkata.key, locale="en-GB") as context:
+        page = context.new_page()
+        page.set_default_timeout(20 * SECONDS)
+        log_in(page, demo)
+        page.goto(f"{demo.ready['url']}/deployments/{deployment}/")
+        wait_for_end(page)
+        for path in ("", f"/deployments/{deployment}/", "/services/shop/"):
+            if path:
+                page.goto(demo.ready["url"] + path)
+            times = page.locator("time[datetime]:visible").evaluate_all(
+                "(all) => all.map((one) => [one.dateTime, one.textContent, one.title])"
+            )
+            assert times
+            for moment, words, hint in times:
+                at = datetime.fromisoformat(moment).astimezone(kolkata)
+                assert f"{at:%H:%M}" in words, (path, moment, words)
+                assert hint.endswith("GMT+5:30"), (path, words, hint)
 
 
 def test_the_head_has_two_rows_on_a_phone(page: Page, demo: Demo) -> None:

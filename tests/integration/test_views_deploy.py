@@ -63,6 +63,19 @@ def test_the_defaults_are_those_of_the_service(service: Service, client: Client)
     assert 'placeholder="77"' in client.get(FORM).content.decode()
 
 
+def test_the_plan_beside_what_was_not_started_is_of_what_was_asked_for(
+    service: Service, client: Client
+) -> None:
+    """Why there is none where it was refused, the plan where somebody else was first."""
+    text = client.post(FORM, filled(batch_size="99")).content.decode()
+    assert 'data-refused="batch_size"' in text
+    assert "Name a version" not in text
+    actions.start(service, "v7", by="bob")
+    answer = client.post(FORM, filled())
+    assert answer.status_code == 409
+    assert "web-01, web-02" in answer.content.decode()
+
+
 def test_a_version_in_the_address_is_drawn_with_its_plan(client: Client) -> None:
     """The link "Deploy v1 again" leads to a form that says what it would do."""
     text = client.get(f"{FORM}?version=v9").content.decode()
