@@ -1,8 +1,8 @@
 """More of the simulation than the tests have time for.
 
-`python -m tests.simulation [--minutes 5] [--first SEED]` tries every two faults on a fleet of
-two, then faults by chance, seed after seed, for so long (0: until Ctrl-C), on all cores. It
-ends with status 1 at the first violation, and says the seed.
+`python -m tests.simulation [--minutes 5] [--first SEED]` tries every fault on every fleet, every
+two of them on a fleet of two, then faults by chance, seed after seed, for so long (0: until
+Ctrl-C), on all cores. It ends with status 1 at the first violation, and says the seed.
 
 `python -m tests.simulation --seed SEED` runs one of them again and prints every effect.
 """
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from rich.console import Console
 
 from tests.simulation.checks import Violation
-from tests.simulation.faults import FLEETS, by_chance, pairs, run_seed, simulate
+from tests.simulation.faults import FLEETS, by_chance, pairs, run_seed, simulate, singles
 from tests.simulation.loop import START
 
 FLEET = "two"
@@ -25,6 +25,11 @@ PARTS = 460  # of all pairs; each is a second's work or so
 SEEDS = 250  # at a time
 
 console = Console(highlight=False, soft_wrap=True)
+
+
+def try_singles(fleet: str) -> int:
+    """Try every fault at every call of a fleet; return how many there were, raise Violation."""
+    return sum(1 for faults in singles(fleet) if simulate(fleet, faults))
 
 
 def try_pairs(part: int) -> int:
@@ -40,22 +45,22 @@ def try_seeds(first: int) -> int:
 
 
 def soak(minutes: float, first: int) -> None:
-    """Run pairs, then seeds, on all cores; raise Violation."""
-    began = time.monotonic()
-    end = began + 60 * minutes if minutes else float("inf")
+    """Run single faults, pairs, then seeds, on all cores; raise Violation."""
+    end = time.monotonic() + 60 * minutes if minutes else float("inf")
     with multiprocessing.Pool() as pool, console.status("") as status:
 
         def follow(what: str, counts: Iterable[int]) -> int:
-            total = 0
+            total, began = 0, time.monotonic()
             for count in counts:
                 total += count
                 rate = total / (time.monotonic() - began)
                 status.update(f"{total:,} {what}, {rate:.0f} a second")
             return total
 
+        done = follow("single faults", pool.imap_unordered(try_singles, FLEETS))
+        console.print(f"{done:,} single faults on {len(FLEETS)} fleets: no violation.")
         done = follow("pairs of faults", pool.imap_unordered(try_pairs, range(PARTS)))
         console.print(f"{done:,} pairs of faults on a fleet of two: no violation.")
-        began = time.monotonic()
         starts: Iterator[int] = itertools.takewhile(
             lambda _: time.monotonic() < end, itertools.count(first, SEEDS)
         )
