@@ -195,20 +195,36 @@ def marked(data: Path) -> list[psutil.Process]:
     return found
 
 
+def clean_environment() -> dict[str, str]:
+    """Return the environment without what would name the servers to use."""
+    naming = {"DATABASE_URL", "DATABASE_POOL", "REDIS_URL", "DOCKER_HOST"}
+    naming |= {"SECRET_KEY", "ALLOWED_HOSTS"}
+    return {key: value for key, value in os.environ.items() if key not in naming}
+
+
+@contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Have a process end with the block, and wait for all that it started."""
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOPPED_WITHIN)
+        finally:
+            process.kill()
+            process.communicate()
+
+
 @contextmanager
 def command(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """Run a command of manage.py until the end of the block, its output in pipes."""
     if words[0] == "demo":
         words = (*words, "--ports", str(PORTS))
-    clean = {
-        key: value
-        for key, value in os.environ.items()
-        if key not in {"DATABASE_URL", "REDIS_URL", "SECRET_KEY", "ALLOWED_HOSTS", "DOCKER_HOST"}
-    }
     process = subprocess.Popen(
         [sys.executable, "manage.py", *words],
         cwd=ROOT,
-        env=clean | environment,
+        env=clean_environment() | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -234,17 +250,10 @@ def running_demo(*arguments: str) -> Iterator[Demo]:
                 stderr=said,
                 text=True,
             )
-            try:
+            with ended(process):
                 demo = Demo(process, _ready(process, Path(said.name)), Path(folder) / "data")
                 with demo.client:
                     yield demo
-            finally:
-                process.send_signal(signal.SIGTERM)
-                try:
-                    process.wait(STOPPED_WITHIN)
-                finally:
-                    process.kill()
-                    process.communicate()
 
 
 def _ready(process: subprocess.Popen[str], said: Path) -> Json:

@@ -8,8 +8,6 @@ update, and then says the new version.
 import asyncio
 import hashlib
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +19,7 @@ from typing import Any
 
 from dashboard.local import binaries
 from dashboard.local.places import Places
-from tests.acceptance.running import ROOT, STOPPED_WITHIN, Demo, free_port, until
+from tests.acceptance.running import ROOT, Demo, clean_environment, ended, free_port, until
 
 MANAGE = (sys.executable, "manage.py")
 UP_WITHIN = 120.0  # seconds
@@ -229,8 +227,8 @@ def running_wide(*sizes: int) -> Iterator[Wide]:
         fleet, admin = stack.enter_context(Fleet(sizes)), folder / ADMIN
         stack.enter_context(_balancing(balancer_config(sizes, fleet.port, admin), folder))
         data, port = folder / "data", free_port()
-        environment = {**_clean(), "WIDE_SECRET": SECRET}
-        said = (folder / "said").open("w+")
+        environment = {**clean_environment(), "WIDE_SECRET": SECRET}
+        said = stack.enter_context((folder / "said").open("w+"))
         process = subprocess.Popen(
             [*MANAGE, "up", "--data", str(data), "--port", str(port)],
             cwd=ROOT,
@@ -239,39 +237,22 @@ def running_wide(*sizes: int) -> Iterator[Wide]:
             stderr=said,
             text=True,
         )
-        try:
-            until(lambda: "Up: open" in Path(said.name).read_text(), UP_WITHIN, "it is up")
-            places = Places.of(data)
-            environment |= _settings(places)
-            _call(
-                environment,
-                "inventory",
-                "-",
-                given=json.dumps(inventory(sizes, fleet.port, admin)),
-            )
-            ready = {
-                "url": f"http://127.0.0.1:{port}",
-                "admin_user": "admin",
-                "admin_password": places.password.read_text().strip(),
-                "api_token": _call(environment, "shell", "-v", "0", "-c", PREPARE).split()[-1],
-            }
-            wide = Wide(process, ready, data)
-            wide.environment = environment
-            with wide.client:
-                yield wide
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(STOPPED_WITHIN)
-            finally:
-                process.kill()
-                process.wait()
-                said.close()
-
-
-def _clean() -> dict[str, str]:
-    mine = {"DATABASE_URL", "REDIS_URL", "SECRET_KEY", "ALLOWED_HOSTS", "DATABASE_POOL"}
-    return {key: value for key, value in os.environ.items() if key not in mine}
+        stack.enter_context(ended(process))
+        until(lambda: "Up: open" in Path(said.name).read_text(), UP_WITHIN, "it is up")
+        places = Places.of(data)
+        environment |= _settings(places)
+        given = json.dumps(inventory(sizes, fleet.port, admin))
+        _call(environment, "inventory", "-", given=given)
+        ready = {
+            "url": f"http://127.0.0.1:{port}",
+            "admin_user": "admin",
+            "admin_password": places.password.read_text().strip(),
+            "api_token": _call(environment, "shell", "-v", "0", "-c", PREPARE).split()[-1],
+        }
+        wide = Wide(process, ready, data)
+        wide.environment = environment
+        with wide.client:
+            yield wide
 
 
 def _settings(places: Places) -> dict[str, str]:
