@@ -12,7 +12,7 @@ UP_WITHIN = 120.0  # seconds
 FIRST = """
 from rollouts.models import Service
 Service.objects.create(name="shop", driver={"kind": "command", "update": ["/opt/shop/deploy"]},
-    balancer={"kind": "none"})
+    balancer={"kind": "haproxy", "addresses": ["unix:/run/haproxy/admin.sock"], "backend": "app"})
 """
 
 
