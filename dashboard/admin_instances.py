@@ -106,7 +106,7 @@ class InstanceAdmin(Transfer, KeptWhileNeeded):
     """Instances of all services."""
 
     form = InstanceForm
-    list_display = ["name", "service", "address", "slot", "zone", "state", "version", "since"]
+    list_display = ["name", "state", "service", "address", "slot", "zone", "version", "since"]
     list_filter = [
         "service",
         "slot",
