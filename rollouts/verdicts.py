@@ -328,24 +328,35 @@ def trouble(rollout: Rollout, now: float) -> str | None:
     updated = [target for target in rollout.targets if target.touched]
     if failed:
         percent = 100 * len(failed) / max(1, len(updated))
-        first = f"{failed[0].instance.name} failed: {failed[0].error}."
+        who = _failures(failed)
         if _slots(rollout):
-            return f"{first} No traffic goes to a slot that is not whole."
+            return f"{who} No traffic goes to a slot that is not whole."
         if percent > rollout.policy.rollback_threshold:
             return (
-                f"{first} {len(failed)} of {len(updated)} updated failed, more than "
+                f"{who} {len(failed)} of {len(updated)} updated failed, more than "
                 f"rollback_threshold ({rollout.policy.rollback_threshold:g} %)."
             )
         waiting = any(target.status is T.PENDING for target in rollout.targets)
         limit = strategies.limit_of(rollout.policy, rollout.size)
         if waiting and len(failed) >= limit:
-            return f"{first} {len(failed)} held out leave no room within max_unavailable ({limit})."
+            return f"{who} {len(failed)} held out leave no room within max_unavailable ({limit})."
     if _overdue(rollout, now):
         return (
             f"No instance became healthy for {rollout.policy.progress_deadline:g} s "
             "(progress_deadline)."
         )
     return None
+
+
+def _failures(failed: Sequence[Target]) -> str:
+    """Return what failed one of them, and who else failed.
+
+    They are in the order of the plan. Which was the first in time is not known here, and a page
+    that pins it would seem to contradict a reason that names one alone.
+    """
+    one, *others = failed
+    too = f"; {planning.names([each.instance.name for each in others])} too" if others else ""
+    return f"{one.instance.name} failed: {one.error}{too}."
 
 
 def _condemned(rollout: Rollout) -> str | None:

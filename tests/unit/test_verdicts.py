@@ -111,6 +111,19 @@ def test_the_threshold_is_a_strict_percentage_of_those_updated(
     assert isinstance(decision, GoBack) is back
 
 
+@pytest.mark.parametrize(
+    ("failed", "told"),
+    [(1, "web-01 failed: 500. "), (3, "web-01 failed: 500; web-02, web-03 too. ")],
+)
+def test_of_several_failures_none_is_told_as_the_only_one(failed: int, told: str) -> None:
+    """They stand in the order of the plan, and the one that a page pins came first in time."""
+    world = World(20)
+    with_targets(world, [T.FAILED] * failed, 4)
+    decision = verdicts.interruption(world.rollout, START)
+    assert isinstance(decision, GoBack)
+    assert decision.reason.startswith(told)
+
+
 def test_no_progress_is_not_counted_during_a_pause() -> None:
     """While it waits for a time that was planned, progress_deadline does not run."""
     world = World(4, batch_pause=200)
