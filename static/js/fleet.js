@@ -1,4 +1,6 @@
 // Preflight: a worker looks at the fleet while one goes on reading or typing.
+import { make } from "./dom.js";
+import { loginUrl } from "./freshness.js";
 import { localise } from "./time.js";
 
 const STILL = 6_000; // milliseconds
@@ -35,10 +37,12 @@ class Preflight {
         body: new FormData(this.form),
         signal: AbortSignal.timeout(PATIENCE),
       });
-      if (answer.redirected || !answer.ok) throw new Error(`answered ${answer.status}`);
-      this.show(await answer.text());
+      if (answer.redirected || answer.status === 403)
+        this.said.replaceChildren("Not checked: you are signed out. ", make("a", { href: loginUrl() }, "Log in"));
+      else if (answer.ok) this.show(await answer.text());
+      else throw new Error(`answered ${answer.status}`);
     } catch {
-      this.said.textContent = "Not checked: the server does not answer, or you are signed out.";
+      this.said.textContent = "Not checked: the server does not answer.";
     }
     clearTimeout(patient);
     this.wait(false);
