@@ -160,7 +160,8 @@ def tile(
         "state": state,
         "detail": detail(target, state),
         "runs": runs(target, deployment_status),
-        "seconds": duration(seconds) if running else "",
+        # There is room for the larger unit alone.
+        "seconds": " ".join(duration(seconds).split()[:2]) if running else "",
         "spark": spark(target["health_checks"]),
     }
 

@@ -105,7 +105,8 @@ function paintTile(node, target, state, status) {
 
 function paintSeconds(node, target, status) {
   const running = isActive(status) && target.status !== "pending";
-  say(node, "seconds", running ? duration(secondsSince(target.updated_at)) : "");
+  // There is room for the larger unit alone.
+  say(node, "seconds", running ? duration(secondsSince(target.updated_at)).split(" ", 2).join(" ") : "");
 }
 
 // One path for each kind of bar.

@@ -98,6 +98,8 @@ def test_a_tile_counts_its_seconds_and_sessions() -> None:
     assert (draining["seconds"], draining["detail"]) == ("10 s", "3 open")
     back = screens.tile(target("draining", sessions=3), "rolling_back", NOW)
     assert back["detail"] == "draining, 3 open"
+    later = NOW + timedelta(seconds=93)
+    assert screens.tile(target("healthy"), "in_progress", later)["seconds"] == "1 min"
     assert screens.tile(target("healthy"), "completed", NOW)["seconds"] == ""
 
 
