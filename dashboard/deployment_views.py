@@ -15,7 +15,7 @@ from dashboard import asking, log_views, screens, sizes, stages, traffic
 from dashboard.access import DEPLOY, VIEW_DEPLOYMENT
 from dashboard.log_views import LAST
 from dashboard.views import View, actor, allowed, live_page, may_deploy, wants_json
-from rollouts import actions
+from rollouts import actions, policy
 from rollouts.models import Deployment, Event, Service
 from rollouts.snapshots import one_moment, snapshot
 
@@ -44,6 +44,7 @@ def _deployment_page(
     offered = asking.offers(held, now)
     context |= {
         "failure": failure,
+        "judged": found.is_active and policy.stored(found.policy).judging.enabled,
         **offered,
         "opened": asking.opened(held, offered, request.GET),
         "problem": problem,

@@ -46,6 +46,7 @@ def replay(request: HttpRequest, deployment_id: str) -> HttpResponseBase:
         "marks": marks,
         "marks_drawn": apart(marks),
         "failure": seen,
+        "judged": bool(found.evidence),
         "keep": log_views.keep(at),
         "page": {
             **live_page(),

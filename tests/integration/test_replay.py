@@ -11,10 +11,10 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 
 from dashboard import log_views, replay_views
-from rollouts import actions, journal
+from rollouts import actions, analysis, journal
 from rollouts.engine_journal import DjangoJournal
 from rollouts.facts import Answer
-from rollouts.models import Deployment, Event
+from rollouts.models import Deployment, Event, Service
 from rollouts.snapshots import consistent_snapshot
 from rollouts.states import DeploymentStatus, TargetStatus
 from tests.integration.factories import make_service, owned_journal
@@ -160,6 +160,26 @@ def test_marks_that_stand_on_each_other_are_drawn_once() -> None:
         for glyph, place in (("✕", 1), ("✕", 1.5), ("↶", 1.6), ("✕", 9))
     ]
     assert [mark["place"] for mark in replay_views.apart(marks)] == [1, 1.6, 9]
+
+
+def test_room_is_kept_for_evidence_where_it_may_come(
+    client: Client, deployment: Deployment
+) -> None:
+    """While a deployment runs that is judged, and in the replay of one that was."""
+
+    def kept(path: str) -> bool:
+        return 'class="card judged"' in text_of(client, path)
+
+    ended = f"/deployments/{deployment.pk}/"
+    assert not kept(ended)
+    assert not kept(f"{ended}replay/")
+    counted = analysis.to_json(analysis.Evidence())
+    Deployment.objects.filter(pk=deployment.pk).update(evidence=counted)
+    assert not kept(ended)
+    assert kept(f"{ended}replay/")
+    running = actions.start(Service.objects.get(), "v2", by="ada").pk
+    assert kept(f"/deployments/{running}/")
+    assert not kept(f"/deployments/{running}/replay/")
 
 
 def test_what_runs_is_replayed_up_to_now(client: Client) -> None:
