@@ -20,7 +20,8 @@ from rollouts.snapshots import iso, one_moment
 Json = dict[str, Any]
 
 FAILURES_SHOWN = 50  # of the marks of one deployment
-BESIDE = 1.2  # percent of the slider; marks of one kind that are nearer are drawn as one
+WIDE = 3.6  # percent of the slider of a phone that a mark takes
+HALF = 6  # pixels of the width of a mark
 SPEEDS = (1, 4, 16, 64)
 PROMOTED = screens.Look("↑", "promoted", "active")
 FAILED = screens.Look("✕", "failed", "fail")
@@ -112,10 +113,23 @@ def _look(event: Event) -> screens.Look | None:
 
 
 def apart(marks: list[Json]) -> list[Json]:
-    """Return the marks that a strip has room for: of those of one kind side by side the first."""
-    drawn: list[Json] = []
+    """Return the marks as a strip has room for them, those side by side as one group.
+
+    Of one kind in a group the first alone is drawn. A group begins at its first mark, but where it
+    would reach beyond the end it ends at its last.
+    """
+    groups: list[list[Json]] = []
     for mark in marks:
-        near = [one for one in drawn if mark["place"] - one["place"] < BESIDE]
-        if not any(one["glyph"] == mark["glyph"] for one in near):
-            drawn.append(mark)
-    return drawn
+        group = groups[-1] if groups else []
+        if not group or mark["place"] - group[0]["place"] >= WIDE * len(group):
+            groups.append([mark])
+        elif all(one["glyph"] != mark["glyph"] for one in group):
+            group.append(mark)
+    return [_placed(group) for group in groups]
+
+
+def _placed(group: list[Json]) -> Json:
+    first, last = group[0], group[-1]
+    if first["place"] + WIDE * (len(group) - 1) > 100:
+        return {"marks": group, "x": last["x"], "dx": HALF, "anchor": "end"}
+    return {"marks": group, "x": first["x"], "dx": -HALF, "anchor": "start"}

@@ -113,7 +113,7 @@ def test_clocks_show_the_time_that_is_replayed(client: Client, deployment: Deplo
 def test_a_replay_has_no_buttons_and_is_not_live(client: Client, deployment: Deployment) -> None:
     """It says that it is a replay, and of when."""
     text = text_of(client, f"/deployments/{deployment.pk}/replay/")
-    assert "Replay, <span" in text
+    assert "Replay<span" in text
     for absent in ("Stop deployment", ">Pause<", "/cancel/", "Live<", "js/deployment."):
         assert absent not in text
 
@@ -153,13 +153,19 @@ def test_the_moments_that_matter_are_listed(client: Client, deployment: Deployme
     assert re.search(rf'href="\?at={failed}" data-seq="{failed}">✕ First failure', text)
 
 
-def test_marks_that_stand_on_each_other_are_drawn_once() -> None:
-    """Of one kind; those of another are seen beside it."""
-    marks = [
-        {"glyph": glyph, "place": place}
-        for glyph, place in (("✕", 1), ("✕", 1.5), ("↶", 1.6), ("✕", 9))
+def test_marks_that_stand_on_each_other_are_drawn_side_by_side() -> None:
+    """And of one kind once; at the end they reach back instead."""
+    placed = (("✕", 1), ("✕", 1.5), ("↶", 1.6), ("✕", 6), ("✕", 9), ("↶", 97.5), ("↺", 100))
+    marks = [{"glyph": glyph, "place": place, "x": f"{place}%"} for glyph, place in placed]
+    drawn = [
+        (group["x"], group["anchor"], [mark["glyph"] for mark in group["marks"]])
+        for group in replay_views.apart(marks)
     ]
-    assert [mark["place"] for mark in replay_views.apart(marks)] == [1, 1.6, 9]
+    assert drawn == [
+        ("1%", "start", ["✕", "↶"]),
+        ("9%", "start", ["✕"]),
+        ("100%", "end", ["↶", "↺"]),
+    ]
 
 
 def test_room_is_kept_for_evidence_where_it_may_come(
