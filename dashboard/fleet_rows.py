@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dashboard.paging import paged, query
-from dashboard.screens import Look
+from dashboard.screens import IN_FLIGHT_VALUES, STEPS, TILES, Look
 from dashboard.times import moment
 
 Json = dict[str, Any]
@@ -23,6 +23,8 @@ FILTERS = ("state", *KEYS, "q")
 STATES: dict[str, Look] = {
     "in": Look("✓", "in rotation", "ok"),
     "out": Look("○", "out of rotation", "wait"),
+    "changing": Look("⟳", "under way", "active"),
+    "failed": TILES["failed"],
     "held": Look("–", "held out", "fail"),
     "drift": Look("≠", "drifting", "warn"),
     "inactive": Look("·", "not active", "wait"),
@@ -30,10 +32,12 @@ STATES: dict[str, Look] = {
 }
 
 
-def states_of(instance: Row) -> list[str]:
+def states_of(instance: Row, live_slot: str) -> list[str]:
     """Return which of STATES an instance is in, what matters most first."""
     if not instance["active"]:
         return ["inactive"]
+    if instance["part"]:
+        return [_state_of_part(instance, live_slot)]
     found: list[str] = []
     if instance["held_out"]:
         found.append("held")
@@ -47,19 +51,37 @@ def states_of(instance: Row) -> list[str]:
     return found or ["unseen"]
 
 
+def _state_of_part(instance: Row, live_slot: str) -> str:
+    """Return which of STATES an instance is in that a running deployment has begun with."""
+    status = instance["part"]["status"]
+    if status in IN_FLIGHT_VALUES:
+        return "changing"
+    if status == "failed":
+        return "failed"
+    # What is verified in the other slot waits for the traffic.
+    return "in" if live_slot in {"", instance["slot"]} else "out"
+
+
 def row(instance: Row, service: Row) -> Json:
     """Return what the list shows of an instance."""
-    states = states_of(instance)
-    held, seen = instance["held_out"], instance["seen"]
+    states = states_of(instance, service["live_slot"])
+    held, seen, part = instance["held_out"], instance["seen"], instance["part"]
+    since = part["since"] if part else seen.get("rotation_since") if seen and not held else None
     return {
         **instance,
         "states": states,
-        "looks": [asdict(STATES[one]) for one in states],
+        "looks": [asdict(_look(one, part)) for one in states],
         "mixed": _differs(instance, service),
         "version_moment": moment(instance["version_at"]),
         "held_moment": moment(held["since"]) if held else None,
-        "rotation_moment": moment(seen.get("rotation_since")) if seen and not held else None,
+        "since": since,
+        "since_moment": moment(since),
     }
+
+
+def _look(state: str, part: Row | None) -> Look:
+    """Return the look of a state; of what is under way that of its step."""
+    return TILES[STEPS[part["status"]]] if part and state == "changing" else STATES[state]
 
 
 def _differs(instance: Row, service: Row) -> bool:

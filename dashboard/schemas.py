@@ -291,6 +291,13 @@ class Seen(Schema):
     differs: bool
 
 
+class Part(Schema):
+    """How an instance is in the active deployment."""
+
+    status: str
+    since: str
+
+
 class Instance(Schema):
     """One instance, with the version last verified on it."""
 
@@ -304,6 +311,7 @@ class Instance(Schema):
     digest: str = Field(description="Of exactly what was verified on it, where one is known.")
     version_at: str | None
     held_out: HeldOut | None
+    part: Part | None = Field(description="Null where no active deployment has begun with it.")
     seen: Seen | None = Field(description="Null until a look since the last deployment.")
     drift: list[str] = Field(description="What of `seen` is otherwise than the inventory says.")
 

@@ -232,7 +232,8 @@ def lane_state(tiles: Iterable[Mapping[str, Any]], deployment_status: str) -> Js
         return {"lane": "done", "words": "done"}
     if all(status in {"rolled_back", "pending"} for status in statuses):
         return {"lane": "done", "words": "restored"}
-    return {"lane": "active", "words": "partly done"}
+    over = deployment_status not in ACTIVE_VALUES
+    return {"lane": "left" if over else "active", "words": "partly done"}
 
 
 def segments(progress: Mapping[str, int]) -> list[Json]:
@@ -300,7 +301,8 @@ def counts(summary: Mapping[str, Any]) -> str:
     On the way back nobody counts as failed who failed on the way there: nothing is said of it then.
     """
     progress = summary["progress"]
-    silent = not progress["failed"] and summary["status"] in {"rolling_back", "rolled_back"}
+    back = progress["rolled_back"] or summary["status"] in {"rolling_back", "rolled_back"}
+    silent = back and not progress["failed"]
     failed = "" if silent else f", {progress['failed']} failed"
     if progress["healthy"] > progress["updated"]:
         return f"{progress['healthy']}/{progress['total']} verified{failed}"

@@ -6,10 +6,10 @@ A deployment's own snapshot is drawn in `rollouts.snapshots`.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, Min, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Count, Max, Min, OuterRef, Q, QuerySet, Subquery
 from django.db.models.fields.json import KT
 from django.utils import timezone
 
@@ -82,10 +82,13 @@ def service_detail(service: Service) -> Json:
     instances = list(service.instances.all())
     holding = _holding(instances)
     fields = service_fields(service)
+    parts = _parts(fields["active_deployment"])
+    ended = service.deployments.aggregate(at=Max("completed_at"))["at"]
     rows = [
         {
             **instance_fields(one, holding.get(one.pk)),
-            "seen": _seen(one, fields),
+            "part": parts.get(one.pk),
+            "seen": None if one.pk in parts else last_seen(one.seen, ended),
             "drift": fields["drift"].get(one.name, []),
         }
         for one in instances
@@ -93,14 +96,20 @@ def service_detail(service: Service) -> Json:
     return {**fields, "instances": rows}
 
 
-def _seen(instance: Instance, service: Json) -> Json | None:
-    """Return what the last look found; None where a deployment has changed it since."""
-    last = service["last_deployment"]
-    if not instance.seen or service["active_deployment"]:
-        return None
-    changed_at = moment(last["completed_at"]) if last else None
-    seen_at = moment(instance.seen["at"])
-    return None if changed_at and seen_at and seen_at <= changed_at else instance.seen
+def _parts(deployment_id: str | None) -> dict[int, Json]:
+    """Return by key how instances are in a running deployment that has begun with them."""
+    begun = Target.objects.exclude(status=TargetStatus.PENDING).filter(deployment=deployment_id)
+    return {
+        one.instance_id: {"status": one.status, "since": iso(one.updated_at)}
+        for one in begun
+        if one.instance_id is not None
+    }
+
+
+def last_seen(seen: Json, ended: datetime | None) -> Json | None:
+    """Return what the last look found; None where it was before the end of a deployment."""
+    at = moment(seen.get("at"))
+    return seen if at and (ended is None or at > ended) else None
 
 
 def services_fields(services: Sequence[Service]) -> list[Json]:

@@ -1,23 +1,27 @@
 """How many instances of a service are in rotation and well, as far as anybody knows.
 
 At rest the last look of a worker says so (`Instance.seen`); what it saw before the end of a
-deployment is of no account. While a deployment runs its targets say who is out of rotation.
+deployment is of no account. While a deployment runs it says so of those that it has begun with.
 Where neither tells it is None: unknown, and never a guess.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from django.db.models import Count, Q
+from django.db.models import Count, OuterRef, Q, Subquery
 
+from dashboard import snapshots
 from dashboard.times import moment
-from rollouts.models import Deployment, Instance, Target
+from rollouts import drift
+from rollouts.models import Instance, Target
 from rollouts.states import IN_FLIGHT, TargetStatus
 
 Json = dict[str, Any]
+Slots = dict[str, Json]  # by slot, counts: total, told of and serving, looked at and well
 
 # A target in one of these is out of rotation, or nobody may count on it.
-OUT_VALUES = [status.value for status in (*IN_FLIGHT, TargetStatus.FAILED)]
+OUT_VALUES = {status.value for status in (*IN_FLIGHT, TargetStatus.FAILED)}
+VERIFIED_VALUES = {TargetStatus.HEALTHY.value, TargetStatus.ROLLED_BACK.value}
 NOTHING: Json = {"in_rotation": None, "expected": 0, "well": None, "total": 0, "at": None}
 
 
@@ -28,13 +32,13 @@ def of(services: Iterable[Mapping[str, Any]]) -> dict[str, Json]:
     was seen, None while a deployment runs.
     """
     services = list(services)
-    seen = _seen([one["name"] for one in services])
-    out = _out([one["active_deployment"] for one in services if one["active_deployment"]])
-    return {one["name"]: _standing(one, seen.get(one["name"], {}), out) for one in services}
+    running = [one for one in services if one["active_deployment"]]
+    counted = {**_seen([one["name"] for one in services]), **_under_way(running)}
+    return {one["name"]: _standing(one, counted.get(one["name"], {})) for one in services}
 
 
-def _seen(names: Sequence[str]) -> dict[str, dict[str, Json]]:
-    """Return by service and slot how many instances there are, were seen, are well and serve."""
+def _seen(names: Sequence[str]) -> dict[str, Slots]:
+    """Return by service how its instances were seen last."""
     rows = (
         Instance.objects.filter(service__name__in=names, active=True)
         .order_by()
@@ -47,27 +51,42 @@ def _seen(names: Sequence[str]) -> dict[str, dict[str, Json]]:
             serving=Count("pk", filter=Q(seen__in_rotation=True)),
         )
     )
-    found: dict[str, dict[str, Json]] = {}
+    found: dict[str, Slots] = {}
     for row in rows:
         found.setdefault(row["service__name"], {})[row["slot"]] = dict(row)
     return found
 
 
-def _out(deployments: Sequence[str]) -> dict[str, int]:
-    """Return by service how many targets of its running deployment are out of rotation."""
-    changing = Deployment.objects.filter(pk__in=deployments).exclude(strategy="blue_green")
-    rows = (
-        Target.objects.filter(deployment__in=changing)
-        .order_by()
-        .values_list("deployment__service__name")
-        .annotate(out=Count("pk", filter=Q(status__in=OUT_VALUES)))
-    )
-    return dict(rows)
+def _under_way(services: Sequence[Mapping[str, Any]]) -> dict[str, Slots]:
+    """Return by service how its instances are while a deployment of it is running.
+
+    Who is under way or has failed is out and not well, who is verified is in and well. With the
+    others nothing has begun: they are as seen last, and in rotation unless somebody knows better.
+    """
+    running = [one["active_deployment"] for one in services]
+    part = Target.objects.filter(deployment__in=running, instance=OuterRef("pk"))
+    rows = Instance.objects.filter(service__name__in=[one["name"] for one in services], active=True)
+    found: dict[str, Slots] = {}
+    for name, slot, held_out, seen, status, ended in rows.order_by().values_list(
+        *("service__name", "slot", "held_out", "seen"),
+        Subquery(part.values("status")[:1]),
+        Subquery(drift.last_end_of("service")),
+    ):
+        begun = status in OUT_VALUES | VERIFIED_VALUES
+        last = snapshots.last_seen(seen, ended) or {}
+        well = status in VERIFIED_VALUES if begun else last.get("healthy")
+        serving = well if begun else not held_out and last.get("in_rotation") is not False
+        empty = dict.fromkeys(("total", "looked", "well", "told", "serving"), 0)
+        counts = found.setdefault(name, {}).setdefault(slot, empty)
+        counts["total"] += 1
+        counts["told"] += 1
+        counts["serving"] += bool(serving)
+        counts["looked"] += well is not None
+        counts["well"] += bool(well)
+    return found
 
 
-def _standing(
-    service: Mapping[str, Any], slots: Mapping[str, Json], out: Mapping[str, int]
-) -> Json:
+def _standing(service: Mapping[str, Any], slots: Slots) -> Json:
     live = service["live_slot"]
     expected = [slots[live]] if live in slots and len(slots) > 1 else list(slots.values())
     found = {
@@ -75,14 +94,10 @@ def _standing(
         "expected": sum(slot["total"] for slot in expected),
         "total": sum(slot["total"] for slot in slots.values()),
     }
-    if service["active_deployment"]:
-        if service["name"] in out:
-            away = out[service["name"]] + len(service["held_out"])
-            found["in_rotation"] = max(0, found["expected"] - away)
-        return found
-    if not _counts(service):
-        return found
-    found["at"] = service["looked_at"]
+    if not service["active_deployment"]:
+        if not _counts(service):
+            return found
+        found["at"] = service["looked_at"]
     if all(slot["told"] == slot["total"] for slot in expected):
         found["in_rotation"] = sum(slot["serving"] for slot in expected)
     if all(slot["looked"] == slot["total"] for slot in slots.values()):

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import connection
-from django.db.models import Max, OuterRef, Prefetch, Q, Subquery
+from django.db.models import Max, OuterRef, Prefetch, Q, QuerySet, Subquery
 from django.db.models.functions import Now
 from redis.exceptions import RedisError
 
@@ -208,6 +208,12 @@ def enqueue() -> bool:
     return True
 
 
+def last_end_of(service: str) -> QuerySet[Deployment, Any]:
+    """Return when the last deployment ended, for a subquery on rows with `service` as its key."""
+    ends = Deployment.objects.filter(service=OuterRef(service), completed_at__isnull=False)
+    return ends.order_by("-completed_at").values("completed_at")[:1]
+
+
 def last_end() -> datetime | None:
     """Return when a deployment ended last: what was seen of its service is out of date then."""
     ended: datetime | None = Deployment.objects.aggregate(at=Max("completed_at"))["at"]
@@ -249,12 +255,10 @@ def due() -> list[Subject]:
     Lately is also after the end of the last deployment.
     """
     active = Instance.objects.filter(active=True)
-    ends = Deployment.objects.filter(service=OuterRef("pk"), completed_at__isnull=False)
-    ended = ends.order_by("-completed_at").values("completed_at")[:1]
     at_rest = (
         Service.objects.exclude(deployments__status__in=ACTIVE_VALUES)
         .prefetch_related(Prefetch("instances", active, to_attr="active_instances"))
-        .annotate(asked_at=Now(), ended_at=Subquery(ended))
+        .annotate(asked_at=Now(), ended_at=Subquery(last_end_of("pk")))
     )
     found = []
     for service in at_rest:

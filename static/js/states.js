@@ -71,8 +71,8 @@ export const done = ({ updated, healthy }) => Math.max(updated, healthy);
 // On the way back nobody counts as failed who failed on the way there: nothing is said of it then.
 export function counts({ progress, status }) {
   const { total, updated, healthy, failed, rolled_back: restored, batch, batches } = progress;
-  const silent = !failed && ["rolling_back", "rolled_back"].includes(status);
-  const lost = silent ? "" : `, ${failed} failed`;
+  const returning = restored || ["rolling_back", "rolled_back"].includes(status);
+  const lost = returning && !failed ? "" : `, ${failed} failed`;
   if (healthy > updated) return `${healthy}/${total} verified${lost}`;
   const back = restored ? `, ${restored} restored` : "";
   return `${updated}/${total} updated${lost}${back}, batch ${batch} of ${batches}`;
@@ -115,7 +115,7 @@ export function laneState(targets, status) {
   if (statuses.every((one) => one === "healthy")) return ["done", "done"];
   if (statuses.every((one) => one === "rolled_back" || one === "pending"))
     return ["done", "restored"];
-  return ["active", "partly done"];
+  return [isActive(status) ? "active" : "left", "partly done"];
 }
 
 // A batch as a bar: "40 serving, 2 failed", and the parts of each hue in percent.

@@ -124,14 +124,17 @@ def test_it_does_not_guess_who_is_in_rotation(shop: Service, look: Look) -> None
 
 
 def test_of_a_running_deployment_its_targets_say_who_is_out(shop: Service, look: Look) -> None:
-    """Those under way and those that failed are, whatever was seen before."""
+    """Those under way and those that failed are, whatever was seen before; nothing else is."""
     seen(shop)
     deployment = actions.start(shop, "v2", by="ada")
     deployment.targets.filter(name="web-01").update(status="updating", touched=True)
     deployment.targets.filter(name="web-02").update(status="failed", touched=True)
     said = row(look(), "shop")
-    assert "2 / 4 ? unknown / 4" in said
+    assert "2 / 4 2 / 4" in said
     assert "!" not in said, "what a deployment does is nothing wrong"
+    deployment.targets.filter(name="web-01").update(status="healthy")
+    shop.instances.filter(name="web-03").update(seen={})
+    assert "3 / 4 ? unknown / 4" in row(look(), "shop")
 
 
 def test_an_idle_slot_is_not_expected_in_rotation(look: Look) -> None:

@@ -12,8 +12,10 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from dashboard import snapshots
 from rollouts import actions
 from rollouts.models import Deployment, HealthCheck, Instance, Service, Target
+from rollouts.snapshots import iso
 from tests.integration.factories import make_service
 from tests.integration.watching import make_user
 
@@ -149,6 +151,29 @@ def test_instances_are_filtered_by_what_the_address_says(service: Service, clien
     assert 'aria-current="true"><span class="glyph" aria-hidden="true">≠</span> drifting' in chosen
     assert '<option value="b" selected>' in chosen
     assert "reports v7, verified was v1" in chosen
+
+
+def test_a_running_deployment_says_how_each_instance_is(service: Service, client: Client) -> None:
+    """What it has begun with by its own word and since when, the others as seen last."""
+    add_instances(service, 5)
+    deployment = actions.start(service, "v2", by="ada", policy={"allow_same_version": True})
+    since = timezone.now() - timedelta(days=1)
+    for name, status in (("web-001", "draining"), ("web-002", "failed"), ("web-003", "healthy")):
+        deployment.targets.filter(name=name).update(status=status, updated_at=since)
+    page = client.get(PAGE).content.decode()
+    said = {
+        key: re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", part))
+        for key, part in re.findall(r'<tr data-key="(web[^"]+)"(.*?)</tr>', page, re.DOTALL)
+    }
+    day = f"since {since.day} {since:%b %H:%M} UTC"
+    assert f"draining {day}" in said["web-001"]
+    assert f"failed {day}" in said["web-002"]
+    assert f"in rotation {day}" in said["web-003"]
+    assert "in rotation" in said["web-004"]
+    assert rows(client.get(f"{PAGE}?state=changing").content.decode()) == ["web-001"]
+    parts = {one["name"]: one["part"] for one in snapshots.service_detail(service)["instances"]}
+    assert parts["web-004"] is None
+    assert parts["web-002"] == {"status": "failed", "since": iso(since)}
 
 
 def test_nothing_that_fits_is_said_with_a_way_out(service: Service, client: Client) -> None:

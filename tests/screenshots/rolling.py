@@ -305,9 +305,9 @@ def _errors(studio: Studio, demo: Demo) -> None:
         sign_in(page, "ada", "wrong")
         studio.shoot("login-failed", page)
         page.context.clear_cookies()
-        page.get_by_role("button", name="Log in").click()
-        page.wait_for_load_state("load")
+        sign_in(page, "ada", "wrong")
         studio.shoot("error-csrf", page)
+        page.goto(f"{demo.ready['url']}/login/")
         for _ in range(10):
             sign_in(page, "ada", "wrong")
         studio.shoot("error-429", page)
