@@ -86,6 +86,18 @@ def test_what_stays_is_the_same_node_and_keeps_the_focus(page: Page) -> None:
     assert page.evaluate("nodes.includes(document.activeElement)")
 
 
+def test_what_moves_is_the_same_node(page: Page) -> None:
+    """Whatever the order becomes; where something else has come, nothing of it is left."""
+    morphed(page, listing("a", "b", "c"), listing("c", "b", "a"))
+    assert page.evaluate(
+        "[...document.querySelectorAll('li, a')].every((one) => nodes.includes(one))"
+    )
+    form = '<form data-key="{}"><input></form>'
+    typed = "document.querySelector('input').value = 'typed'"
+    morphed(page, form.format("a"), form.format("b"), typed)
+    assert page.locator("input").input_value() == ""
+
+
 def test_what_was_typed_and_opened_stays(page: Page) -> None:
     """The server knows of neither."""
     before = '<details><summary>more</summary><input value=""></details><p>one</p>'
