@@ -90,6 +90,57 @@ def test_a_gap_is_told_and_nothing_after_it_applied(page: Page) -> None:
     assert found["seq"] == 5
 
 
+def test_only_what_is_news_is_told_and_targets_are_those_of_the_first_event(page: Page) -> None:
+    """An event that was held already is not told again; a patch of none of them adds none."""
+    script = """async ([whole, events]) => {
+      const { advance } = await import("/snapshot.js");
+      const [one, more] = [events.slice(0, 2), events];
+      const given = JSON.stringify([whole, events]);
+      const first = advance({ seq: 0 }, [{ seq: 1, patch: whole }, ...one]);
+      const { held, applied } = advance(first.held, more);
+      return {
+        told: [first, { applied }].map((found) => found.applied.map(({ seq }) => seq)),
+        names: held.targets.map(({ instance }) => instance),
+        untouched: JSON.stringify([whole, events]) === given,
+        again: advance(held, more).held === held,
+      };
+    }"""
+    patches = [{"instance": name, "status": "healthy"} for name in ("web-0001", "web-9999")]
+    events = [{"seq": seq, "patch": {"targets": patches}} for seq in (2, 3, 4)]
+    assert page.evaluate(script, [fleet(3), events]) == {
+        "told": [[1, 2, 3], [4]],
+        "names": ["web-0000", "web-0001", "web-0002"],
+        "untouched": True,
+        "again": True,
+    }
+
+
+def test_a_snapshot_is_taken_unless_it_is_older(page: Page) -> None:
+    """One of the same event is as good: it came later."""
+    script = """async () => {
+      const { newer } = await import("/snapshot.js");
+      return [null, { seq: 4 }, { seq: 5 }, { seq: 6 }].map((held) => newer(held, { seq: 5 }));
+    }"""
+    assert page.evaluate(script) == [True, True, True, False]
+
+
+def test_the_first_failure_is_of_a_target_alone(page: Page) -> None:
+    """Neither what else happened to one, nor the end of the deployment, nor a later failure."""
+    script = """async () => {
+      const { firstFailure } = await import("/snapshot.js");
+      const of = (...statuses) => ({ targets: statuses.map((status) => ({ status })) });
+      const events = [
+        { seq: 1, kind: "created", patch: of("failed") },
+        { seq: 2, kind: "target", patch: of("healthy") },
+        { seq: 3, kind: "target", patch: { reason: "failed" } },
+        { seq: 4, kind: "target", patch: of("healthy", "failed") },
+        { seq: 5, kind: "target", patch: of("failed") },
+      ];
+      return [events.slice(0, 3), events].map((some) => firstFailure(some)?.seq ?? null);
+    }"""
+    assert page.evaluate(script) == [None, 4]
+
+
 def test_what_no_event_touched_keeps_its_identity(page: Page) -> None:
     """So that a view paints only what changed: fields by name, and targets."""
     script = """async (held) => {
