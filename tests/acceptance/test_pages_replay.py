@@ -1,10 +1,11 @@
 """A replay in headless Chromium: any moment of a deployment, by slider, keyboard and address."""
 
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from rollouts.snapshots import apply
 from tests.acceptance.browsing import CANONICAL, SECONDS, log_in, opened, state_of, versions
@@ -41,7 +42,8 @@ SEEK = """async ([whole, count]) => {
   const changed = timeline.at(4001).targets.filter((one, place) => one !== earlier[place]).length;
   return { longest: Math.max(...took), wrong, changed };
 }"""
-# What a timeline of five events makes of time: three at once, an hour of silence, the end.
+# What a timeline of five events makes of time: three at once, an hour of silence, the end; and
+# another one, in which there is less of it.
 PLAYED = """async () => {
   const { Timeline } = await import("/static/js/timeline.js");
   const timeline = new Timeline();
@@ -50,11 +52,14 @@ PLAYED = """async () => {
     ({ seq, at: at(seconds), kind, target: "web-01", message, patch: { seq } });
   timeline.add([told(1, 0, "a"), told(2, 1, "b", "check"), told(3, 1, "")]);
   timeline.add([told(4, 3600, "c"), told(5, 3590, "d")]);
+  const lively = new Timeline();
+  lively.add([told(1, 0, "a"), told(2, 4, "b"), told(3, 24, "c"), told(4, 1000, "")]);
   const seconds = ({ time, skipped }) => [(time - 1e12) / 1000, skipped / 1000];
   const start = 1e12;
   return {
     seqs: [-9, 0, 1, 2, 3600, 9999].map((second) => timeline.seqAt(start + second * 1000)),
-    told: [timeline.toldAt(3), timeline.toldBefore(4), timeline.toldAfter(2), timeline.toldAfter(5)]
+    told: [timeline.toldAt(2), timeline.toldAt(3), timeline.toldBefore(4), timeline.toldAfter(2)]
+      .concat(timeline.toldAfter(5))
       .map((event) => event?.seq ?? null),
     lines: [
       { after: 1 },
@@ -66,7 +71,11 @@ PLAYED = """async () => {
     stays: seconds(timeline.play(start + 1000, 900, 1)),
     skips: seconds(timeline.play(start + 2000, 100, 1)),
     fast: seconds(timeline.play(start + 2000, 100, 64)),
+    nears: seconds(timeline.play(start + 3599e3, 100, 64)),
     ends: seconds(timeline.play(start + 3600e3, 100, 64)),
+    plays: seconds(lively.play(start + 2000, 100, 1)),
+    hurries: seconds(lively.play(start + 12e3, 100, 4)),
+    leaves: seconds(lively.play(start + 30e3, 100, 1)),
   };
 }"""
 
@@ -86,6 +95,29 @@ def replay(page: Page, demo: Demo, failed: str) -> Page:
     page.get_by_role("link", name="Replay").click()
     expect(page.get_by_role("button", name="Play")).to_be_visible()
     return page
+
+
+def by_the_second(route: Route) -> None:
+    """Answer with the events, one said each second, and an hour before the last one."""
+    answer = route.fetch()
+    body = answer.json()
+    begun = datetime.fromisoformat(body["items"][0]["at"])
+    for event in body["items"]:
+        event["message"] = event["message"] or "Figures."
+        event["at"] = (begun + timedelta(seconds=event["seq"])).isoformat()
+    body["items"][-1]["at"] = (begun + timedelta(hours=1)).isoformat()
+    route.fulfill(response=answer, json=body)
+
+
+def drawn(page: Page) -> list[str]:
+    """Return what the player and the head say of the moment."""
+    return [
+        page.locator(selector).inner_text()
+        for selector in (
+            *(f'#player [data-part="{name}"]' for name in ("clock", "since", "words", "seq")),
+            '#head [data-part="elapsed"]',
+        )
+    ]
 
 
 def seq_of(page: Page) -> int:
@@ -114,10 +146,11 @@ def test_any_moment_is_the_state_of_that_moment(replay: Page, demo: Demo, failed
     expect(page.locator("#status")).to_contain_text("is held out")
     expect(page.locator("#log-rows li").last).to_have_id(f"e-{failure}")
     slider = page.get_by_role("slider", name="Moment")
+    expect(slider).to_have_value(str(failure))
     said = re.compile(r"^\d\d:\d\d:\d\d, batch 1, event \d+ of \d+: web-0\d is held out")
     expect(slider).to_have_attribute("aria-valuetext", said)
     expect(page).to_have_url(re.compile(rf"\?at={failure}$"))
-    shared = page.url
+    shared, seen = page.url, drawn(page)
     slider.focus()
     page.keyboard.press("End")
     assert state_of(page) == server_state(page, events, len(events))
@@ -127,7 +160,9 @@ def test_any_moment_is_the_state_of_that_moment(replay: Page, demo: Demo, failed
     expect(page.locator("#log-rows li")).to_have_count(1)
     expect(page.locator('[data-part="failure"]')).to_be_hidden()
     page.goto(shared)
+    expect(page.get_by_role("button", name="Play")).to_be_visible()
     expect(page.locator(".tile[data-state=failed]")).to_have_count(1)
+    assert drawn(page) == seen
     assert state_of(page) == server_state(page, events, failure)
 
 
@@ -149,6 +184,49 @@ def test_a_replay_is_played_by_keyboard(replay: Page) -> None:
     assert seq_of(page) > before
     page.locator("#log-rows [data-part=link]").nth(1).click()
     expect(page.locator("#log-rows li")).to_have_count(2)
+
+
+def test_playing_goes_at_its_speed_until_one_does_something(
+    page: Page, demo: Demo, failed: str
+) -> None:
+    """It skips silence and says so; from the end it begins again. Its clock is the test's."""
+    page.clock.install()
+    page.route(f"**/api/v1/deployments/{failed}/events?*", by_the_second)
+    page.goto(f"{demo.ready['url']}/deployments/{failed}/replay/?at=2")
+    play, pause = (page.get_by_role("button", name=name) for name in ("Play", "Pause"))
+    slider, last = page.get_by_role("slider", name="Moment"), demo.get(failed)["seq"]
+    expect(play).to_be_visible()
+    page.clock.pause_at(datetime.now(UTC) + timedelta(hours=1))
+    slider.press("ArrowRight")
+    page.get_by_role("radio", name="4×", exact=True).check()
+    play.click()
+    page.clock.run_for(1100)
+    assert seq_of(page) == 7
+    for stops, seq in (
+        (pause.click, 7),
+        (lambda: slider.press("ArrowRight"), 8),
+        (page.get_by_role("link", name="Next event").click, 9),
+    ):
+        if not pause.is_visible():
+            play.click()
+        stops()
+        expect(play).to_be_visible()
+        page.clock.run_for(1100)
+        assert seq_of(page) == seq
+    page.get_by_role("radio", name="1×", exact=True).press("Space")
+    expect(page.get_by_role("radio", name="1×", exact=True)).to_be_checked()
+    expect(play).to_be_visible()
+    slider.press("End")
+    slider.press("ArrowLeft")
+    play.click()
+    page.clock.run_for(1100)
+    expect(page.locator('#player [data-part="note"]')).to_contain_text("in which nothing was said")
+    page.clock.run_for(1100)
+    assert seq_of(page) == last
+    expect(page.locator('#player [data-part="note"]')).to_be_empty()
+    play.click()
+    page.clock.run_for(1100)
+    assert seq_of(page) == 2
 
 
 def test_the_panel_of_a_replay_is_of_its_moment(replay: Page) -> None:
@@ -197,11 +275,15 @@ def test_silence_is_skipped(page: Page) -> None:
     """But not what is said, nor what follows soon; time never goes back."""
     assert page.evaluate(PLAYED) == {
         "seqs": [1, 1, 3, 3, 5, 5],
-        "told": [2, 2, 4, None],
+        "told": [2, 2, 2, 4, None],
         "lines": [[2, 4], [2, 4], [2], []],
         "goes": [0.5, 0],
         "stays": [1.9, 0],
         "skips": [3599, 3596.9],
         "fast": [8.4, 0],
+        "nears": [3600, 0],
         "ends": [3600, 0],
+        "plays": [2.1, 0],
+        "hurries": [12.4, 0],
+        "leaves": [1000, 0],
     }
