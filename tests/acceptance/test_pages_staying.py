@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.acceptance.browsing import (
     api_state,
@@ -76,6 +76,26 @@ def test_two_tabs_say_the_same(watched: Page, demo: Demo, running: str) -> None:
     for tab in (watched, late):
         expect(tab.get_by_role("button", name="Pause")).to_be_visible()
     assert state_of(late) == state_of(watched) == api_state(watched, running)
+
+
+def test_a_button_that_was_pressed_says_so_and_asks_once(
+    watched: Page, demo: Demo, running: str
+) -> None:
+    """It sets no state of its own: that comes with the answer."""
+    asked: list[Route] = []
+    watched.route("**/pause/", lambda route: asked.append(route))
+    button = watched.locator("[data-control=pause] button")
+    button.click()
+    expect(button).to_have_text("Pausing…")
+    button.click(force=True)
+    until(lambda: asked, 20, "it asks")
+    expect(button).to_have_attribute("aria-disabled", "true")
+    expect(watched.locator("#head")).to_contain_text("deploying")
+    assert len(asked) == 1
+    asked[0].continue_()
+    expect(button).to_be_hidden()
+    watched.get_by_role("button", name="Resume").click()
+    expect(button).to_have_text("Pause")
 
 
 def test_a_page_without_network_says_so_and_catches_up(
