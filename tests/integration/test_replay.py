@@ -2,7 +2,7 @@
 
 import json
 import re
-from datetime import datetime
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -82,7 +82,8 @@ def test_every_moment_is_what_the_events_lead_to(client: Client, deployment: Dep
     held = held_in(text)["snapshot"]
     assert (held["seq"], held["status"]) == (at, "in_progress")
     assert held["targets"][0]["status"] == "health_checking"
-    assert "Checking web-01." in text
+    assert held_in(text)["last"] == deployment.seq
+    assert 'data-part="words">Checking web-01.<' in text
     assert "web-01 is held out" not in re.sub(
         r'<(script id="page"|section class="player).*', "", text, flags=re.S
     )
@@ -103,11 +104,11 @@ def test_clocks_show_the_time_that_is_replayed(client: Client, deployment: Deplo
     """Seconds count up to the event, not up to now."""
     at = seq_of(deployment, "Checking web-01")
     Event.objects.filter(deployment=deployment, seq=at).update(
-        at=datetime.fromisoformat(deployment.started_at.isoformat()).replace(microsecond=0)
+        at=deployment.started_at + timedelta(seconds=95)
     )
     text = text_of(client, f"/deployments/{deployment.pk}/replay/?at={at}")
-    assert re.search(r'data-part="since">0 s<', text)
-    assert re.search(r'data-part="seconds">\d s<', text)
+    assert re.search(r'data-part="since">1 min 35 s<', text)
+    assert re.search(r'data-part="seconds">1 min 3[45] s<', text)
 
 
 def test_a_replay_has_no_buttons_and_is_not_live(client: Client, deployment: Deployment) -> None:
@@ -143,6 +144,9 @@ def test_the_moments_that_matter_are_listed(client: Client, deployment: Deployme
         "rolling back",
         "rolled back",
     ]
+    # On the slider that begins with the first event and ends with the last.
+    places = [100 * (mark["seq"] - 1) / (deployment.seq - 1) for mark in marks]
+    assert [mark["x"] for mark in marks] == [f"{place:.2f}%" for place in places]
     assert marks[-1]["x"] == "100.00%"
     text = text_of(client, f"/deployments/{deployment.pk}/replay/")
     [moments] = re.findall(r"<details class=\"moments\">.*?</details>", text, re.S)
@@ -151,6 +155,17 @@ def test_the_moments_that_matter_are_listed(client: Client, deployment: Deployme
         assert mark["message"] in moments
     failed = seq_of(deployment, "is held out")
     assert re.search(rf'href="\?at={failed}" data-seq="{failed}">✕ First failure', text)
+
+
+def test_a_promotion_matters_and_no_other_wish(client: Client) -> None:
+    """Neither does a word about the status that changes none."""
+    deployment = actions.start(make_service(), "v2", by="ada")
+    with journal.writing(deployment.pk) as entry:
+        for wish in ("pause", "promote", "stop", "promote_all"):
+            entry.append("wish", f"Asked: {wish}.", {"wish": wish})
+        entry.append("status", "Nothing new.", {"reason": "Nothing new."})
+    found = [mark["message"] for mark in replay_views.marks_of(entry.deployment)]
+    assert found == ["Asked: promote.", "Asked: promote_all."]
 
 
 def test_marks_that_stand_on_each_other_are_drawn_side_by_side() -> None:
@@ -253,6 +268,8 @@ def test_the_log_is_filtered_by_the_address(client: Client, deployment: Deployme
     assert "<option selected>web-01</option>" in text
     [item] = client.get(f"/deployments/{deployment.pk}/log/?{query}").json()["items"]
     assert (item["kind"], item["target"], item["failed"]) == ("output", "web-01", False)
+    other = client.get(f"/deployments/{deployment.pk}/log/?log-instance=web-02").json()
+    assert other["items"] == []
     assert "Nothing of that was said" in text_of(
         client, f"/deployments/{deployment.pk}/?log-kind=owner"
     )
@@ -279,7 +296,22 @@ def test_the_panel_tells_all_of_an_instance(client: Client, deployment: Deployme
         "Draining web-01.",
     ):
         assert words in plain
+    assert plain.index("web-01 is held out.") < plain.index("Draining web-01.")  # the last first
     assert client.get(f"/deployments/{deployment.pk}/panel/?instance=web-99").status_code == 404
+
+
+def test_the_panel_shows_the_end_of_a_long_output(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order in which it was said, and that it is cut."""
+    deployment = actions.start(make_service(), "v2", by="ada")
+    with journal.writing(deployment.pk) as entry:
+        for words in ("first", "second", "third"):
+            entry.append("output", words, target="web-01")
+    path = f"/deployments/{deployment.pk}/panel/?instance=web-01"
+    assert ">first\nsecond\nthird<" in text_of(client, path)
+    monkeypatch.setattr(log_views, "OUTPUT_SHOWN", len("nd\nthird"))
+    assert ">[cut]\nnd\nthird<" in text_of(client, path)
 
 
 def test_the_panel_of_a_moment_knows_no_later_one(client: Client, deployment: Deployment) -> None:
