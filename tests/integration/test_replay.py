@@ -108,7 +108,7 @@ def test_clocks_show_the_time_that_is_replayed(client: Client, deployment: Deplo
     )
     text = text_of(client, f"/deployments/{deployment.pk}/replay/?at={at}")
     assert re.search(r'data-part="since">1 min 35 s<', text)
-    assert re.search(r'data-part="seconds">1 min 3[45] s<', text)
+    assert re.search(r'data-part="seconds">1 min<', text)
 
 
 def test_a_replay_has_no_buttons_and_is_not_live(client: Client, deployment: Deployment) -> None:

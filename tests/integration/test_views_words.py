@@ -143,21 +143,24 @@ def test_the_progress_bar_adds_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("statuses", "deployment", "words"),
+    ("statuses", "deployment", "state", "words"),
     [
-        (["pending", "pending"], "in_progress", "to come"),
-        (["pending", "pending"], "rolled_back", "untouched"),
-        (["pending", "draining"], "in_progress", "under way"),
-        (["healthy", "healthy"], "in_progress", "done"),
-        (["healthy", "failed"], "in_progress", "1 failed"),
-        (["rolled_back", "pending"], "cancelled", "restored"),
-        (["healthy", "pending"], "cancelled", "partly done"),
+        (["pending", "pending"], "in_progress", "coming", "to come"),
+        (["pending", "pending"], "rolled_back", "left", "untouched"),
+        (["pending", "draining"], "in_progress", "active", "under way"),
+        (["healthy", "healthy"], "in_progress", "done", "done"),
+        (["healthy", "failed"], "in_progress", "failed", "1 failed"),
+        (["rolled_back", "pending"], "cancelled", "done", "restored"),
+        (["healthy", "pending"], "in_progress", "active", "partly done"),
+        (["healthy", "pending"], "cancelled", "left", "partly done"),
     ],
 )
-def test_a_lane_says_how_far_its_batch_is(statuses: list[str], deployment: str, words: str) -> None:
-    """After the end nothing is "to come" any more."""
+def test_a_lane_says_how_far_its_batch_is(
+    statuses: list[str], deployment: str, state: str, words: str
+) -> None:
+    """After the end nothing is "to come" any more, and nothing under way."""
     lane = screens.lane_state([target(status) for status in statuses], deployment)
-    assert lane["words"] == words
+    assert lane == {"lane": state, "words": words}
 
 
 def keys(notices: list[attention.Notice]) -> list[str]:
