@@ -312,7 +312,9 @@ class Instance(Schema):
     version_at: str | None
     held_out: HeldOut | None
     part: Part | None = Field(description="Null where no active deployment has begun with it.")
-    seen: Seen | None = Field(description="Null until a look since the last deployment.")
+    seen: Seen | None = Field(
+        description="Null where a deployment has changed it, or one has ended, since the last look."
+    )
     drift: list[str] = Field(description="What of `seen` is otherwise than the inventory says.")
 
 

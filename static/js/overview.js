@@ -66,7 +66,7 @@ function take(message) {
     if (!one.id) continue;
     held.set(event.deployment, one);
     paint(one);
-    if (TELLING.has(event.kind)) redrawSoon();
+    if (TELLING.has(event.kind) || (data.service && event.kind === "target")) redrawSoon();
     // Where a person has to be asked, the overview says so.
     if (event.kind === "step" && one.approvals.length) redrawSoon();
   }

@@ -203,21 +203,30 @@ def test_no_page_scrolls_sideways_on_a_phone(page: Page, demo: Demo) -> None:
         assert width <= 390, f"{path} is {width} px wide"
 
 
-def test_the_overview_follows_a_deployment(page: Page, demo: Demo) -> None:
-    """A card comes, its figures move, and it goes, without a reload."""
-    expect(page.locator("#freshness")).to_contain_text("Live")
-    page.evaluate("window.neverReloaded = true")
+def test_the_overview_and_the_service_follow_a_deployment(page: Page, demo: Demo) -> None:
+    """A card comes, its figures move, and it goes; instances change their state. No reload."""
+    service = page.context.new_page()
+    service.goto(f"{demo.ready['url']}/services/shop/")
+    for each in (page, service):
+        expect(each.locator("#freshness")).to_contain_text("Live")
+        each.evaluate("window.neverReloaded = true")
     version = f"p{next(versions)}"
-    deployment = demo.start(version, batch_pause=3)
+    deployment = demo.start(version, batch_pause=0, min_healthy_time=4)
     card = page.locator(f'.run[data-key="{deployment}"]')
     expect(card).to_contain_text(version)
+    expect(service.locator('tr[data-key="web-01"]')).to_contain_text("checking")
     for figure in ("2/6 updated", "4/6 updated", "6/6 updated"):
         expect(card).to_contain_text(figure, timeout=30 * SECONDS)
     demo.ended(deployment)
     expect(card).to_be_hidden()
     expect(page.locator('tr[data-key="shop"]')).to_contain_text("completed")
     expect(page.locator('tr[data-key="shop"]')).to_contain_text(f"{version} × 6")
-    assert page.evaluate("window.neverReloaded")
+    # A worker looks at the fleet as soon as it has ended.
+    expect(page.locator('tr[data-key="shop"]')).to_contain_text("6 / 6", timeout=30 * SECONDS)
+    expect(service.locator('tr[data-key="web-01"]')).to_contain_text("in rotation since")
+    for each in (page, service):
+        assert each.evaluate("window.neverReloaded")
+    service.close()
 
 
 def test_without_scripts_a_deployment_is_started_and_stopped(browser: Browser, demo: Demo) -> None:

@@ -437,6 +437,10 @@ def test_instances_that_differ_are_attention_and_in_rest(fleet: Service) -> None
         "v1",
         None,
     ]
-    actions.start(fleet, "v2", by="ada")
+    deployment = actions.start(fleet, "v2", by="ada")
+    deployment.targets.filter(name="web-01").update(status="draining")
     answer = json.loads(client.get(f"/api/v1/services/{fleet.name}").content)
-    assert (answer["drift"], {one["seen"] for one in answer["instances"]}) == ({}, {None})
+    assert answer["drift"] == {}
+    changed, left, unseen = answer["instances"]
+    assert (changed["seen"], changed["part"]["status"]) == (None, "draining")
+    assert (left["seen"]["version"], left["part"], unseen["seen"]) == ("v1", None, None)
