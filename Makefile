@@ -27,7 +27,7 @@ test: export PYTHONDONTWRITEBYTECODE :=
 test: setup ## Every test: unit, simulation, integration, acceptance, browser
 	@$(BIN)/python -m tests.requirements
 	$(BIN)/python -m pytest -n 3 -m "not browser" $(ARGS)
-	$(BIN)/python -m pytest -n 3 -m browser $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m browser $(ARGS)
 
 test-fast: setup ## The tests that need no server
 	$(BIN)/python -m pytest tests/unit $(ARGS)

@@ -8,6 +8,14 @@ from playwright.sync_api import Browser, Page
 from tests.acceptance.browsing import opened, running_browser
 from tests.acceptance.running import Demo, running_demo
 
+# Modules that start servers of their own: first, so that no process is left with one at the end.
+LONG = ("test_pages_sizes", "test_pages_strategies", "test_pages_deaths")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the longest modules first, the others in their order."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
 
 # Of the package, not of the session: it takes its part of the machine as long as it runs.
 @pytest.fixture(scope="package")

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Route
-
-from tests.acceptance.browsing import running_browser
+from playwright.sync_api import Browser, Page, Route
 
 pytestmark = pytest.mark.browser
 
@@ -26,7 +24,7 @@ MORPH = """async ([before, after]) => {
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
+def page(browser: Browser) -> Iterator[Page]:
     """A page of nothing but the script; no server is asked."""
 
     def serve(route: Route) -> None:
@@ -36,8 +34,7 @@ def page() -> Iterator[Page]:
         else:
             route.fulfill(body="<!doctype html><main></main>", content_type="text/html")
 
-    with running_browser() as browser:
-        opened = browser.new_page()
+    with browser.new_page() as opened:
         opened.route(f"{PLACE}**", serve)
         opened.goto(PLACE)
         yield opened

@@ -211,7 +211,7 @@ def test_the_overview_and_the_service_follow_a_deployment(page: Page, demo: Demo
         expect(each.locator("#freshness")).to_contain_text("Live")
         each.evaluate("window.neverReloaded = true")
     version = f"p{next(versions)}"
-    deployment = demo.start(version, batch_pause=0, min_healthy_time=4)
+    deployment = demo.start(version, batch_pause=0, min_healthy_time=3)
     card = page.locator(f'.run[data-key="{deployment}"]')
     expect(card).to_contain_text(version)
     expect(service.locator('tr[data-key="web-01"]')).to_contain_text("checking")

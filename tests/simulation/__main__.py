@@ -1,7 +1,7 @@
 """More of the simulation than the tests have time for.
 
 `python -m tests.simulation [--minutes 5] [--first SEED]` tries every fault on every fleet, every
-two of them on a fleet of two, then faults by chance, seed after seed, for so long (0: until
+two of them on fleets of one and two, then faults by chance, seed after seed, for so long (0: until
 Ctrl-C), on all cores. It ends with status 1 at the first violation, and says the seed.
 
 `python -m tests.simulation --seed SEED` runs one of them again and prints every effect.
@@ -20,8 +20,7 @@ from tests.simulation.checks import Violation
 from tests.simulation.faults import FLEETS, by_chance, pairs, run_seed, simulate, singles
 from tests.simulation.loop import START
 
-FLEET = "two"
-PARTS = 460  # of all pairs; each is a second's work or so
+PAIRED = {"one": 40, "two": 460}  # fleets, and the parts of all pairs; each some second's work
 SEEDS = 250  # at a time
 
 console = Console(highlight=False, soft_wrap=True)
@@ -32,9 +31,10 @@ def try_singles(fleet: str) -> int:
     return sum(1 for faults in singles(fleet) if simulate(fleet, faults))
 
 
-def try_pairs(part: int) -> int:
-    """Run one part of all pairs; return how many there were, raise Violation."""
-    return sum(1 for faults in pairs(FLEET, (), part, PARTS) if simulate(FLEET, faults))
+def try_pairs(part: tuple[str, int]) -> int:
+    """Run one part of all pairs of a fleet; return how many there were, raise Violation."""
+    fleet, number = part
+    return sum(1 for faults in pairs(fleet, (), number, PAIRED[fleet]) if simulate(fleet, faults))
 
 
 def try_seeds(first: int) -> int:
@@ -59,8 +59,9 @@ def soak(minutes: float, first: int) -> None:
 
         done = follow("single faults", pool.imap_unordered(try_singles, FLEETS))
         console.print(f"{done:,} single faults on {len(FLEETS)} fleets: no violation.")
-        done = follow("pairs of faults", pool.imap_unordered(try_pairs, range(PARTS)))
-        console.print(f"{done:,} pairs of faults on a fleet of two: no violation.")
+        parts = [(fleet, part) for fleet, count in PAIRED.items() for part in range(count)]
+        done = follow("pairs of faults", pool.imap_unordered(try_pairs, parts))
+        console.print(f"{done:,} pairs of faults on fleets of one and two: no violation.")
         starts: Iterator[int] = itertools.takewhile(
             lambda _: time.monotonic() < end, itertools.count(first, SEEDS)
         )

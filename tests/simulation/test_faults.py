@@ -8,6 +8,7 @@ runs more of the same.
 """
 
 import random
+from itertools import islice
 
 import pytest
 
@@ -21,7 +22,7 @@ from tests.simulation.world import World
 PARTS = 8  # so that several processes share the work
 SEEDS = 250  # in each part
 SMALL = 60  # calls of a run without faults
-LARGE = 600  # single faults of a fleet, of which half are tried here
+LARGE = 300  # single faults of a fleet, of which half are tried here
 # They do what another does, or little else: what is before a call is after the one before, and
 # one way to ask for the end with everything back is enough. Small runs try them all.
 TWINS = {"crash_before", "freeze_before", "roll_back"}
@@ -44,9 +45,12 @@ def test_any_single_fault_leaves_the_fleet_whole(fleet: str) -> None:
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_any_two_faults_leave_the_fleet_whole(part: int) -> None:
-    """Every fault at every call after every other fault, on a fleet of one."""
-    faults_of_all = pairs("one", TWINS_OF_ONE, part, PARTS)
-    assert sum(1 for faults in faults_of_all if simulate("one", faults)) > 1_000
+    """Every fault at every call after every other fault, on a fleet of one.
+
+    It is every other pair here; `python -m tests.simulation` tries them all.
+    """
+    faults_of_all = islice(pairs("one", TWINS_OF_ONE, part, PARTS), part % 2, None, 2)
+    assert sum(1 for faults in faults_of_all if simulate("one", faults)) > 500
 
 
 @pytest.mark.parametrize("part", range(PARTS))
