@@ -22,7 +22,7 @@ from tests.simulation.world import World
 PARTS = 8  # so that several processes share the work
 SEEDS = 250  # in each part
 SMALL = 60  # calls of a run without faults
-LARGE = 300  # single faults of a fleet, of which half are tried here
+LARGE = 500  # single faults of a fleet, of which half are tried here
 # They do what another does, or little else: what is before a call is after the one before, and
 # one way to ask for the end with everything back is enough. Small runs try them all.
 TWINS = {"crash_before", "freeze_before", "roll_back"}
