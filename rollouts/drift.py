@@ -305,7 +305,7 @@ def store(subject: Subject, seen: Mapping[str, Seen]) -> None:
     moved = _moved(subject.instances)
     for instance in subject.instances:
         found = seen[instance.name]
-        since = _since(instance, found, subject.asked_at, moved[instance.pk])
+        since = _since(instance, found, subject.asked_at, moved.get(instance.pk))
         instance.seen = {
             "at": iso(subject.asked_at),
             **asdict(found),

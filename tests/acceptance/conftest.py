@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, Page
 from tests.acceptance.browsing import opened, running_browser
 from tests.acceptance.running import Demo, running_demo
 
-# Modules that start servers of their own: first, so that no process is left with one at the end.
+# The longest modules come first, so that no process is left with one at the end.
 LONG = ("test_pages_sizes", "test_pages_strategies", "test_pages_deaths")
 
 

@@ -142,6 +142,16 @@ def test_what_was_seen_while_a_deployment_began_is_not_stored(fleet: Service) ->
     assert all(one.seen == {} for one in fleet.instances.all())
 
 
+def test_an_instance_that_was_deleted_meanwhile_keeps_no_other_from_being_seen(
+    fleet: Service,
+) -> None:
+    """A look takes seconds, and the inventory may change within them."""
+    [subject] = drift.due()
+    fleet.instances.filter(name="web-01").delete()
+    drift.store(subject, {one.name: drift.Seen(healthy=True) for one in subject.instances})
+    assert [one.seen["healthy"] for one in fleet.instances.all()] == [True, True]
+
+
 def test_each_service_is_looked_at_once_in_an_interval_however_many_ask(fleet: Service) -> None:
     """Several dispatchers may run; the longest unseen comes first."""
     other = make_service(1, name="other")
